@@ -1,0 +1,108 @@
+"""From a path to a `Dataset`: list, check, read every file once, split, fingerprint."""
+
+import logging
+import os
+from pathlib import Path
+
+import pandas as pd
+
+from autotransfer.datasets.dataset import Dataset, content_fingerprint
+from autotransfer.datasets.folder import read_folder
+from autotransfer.datasets.manifest import MANIFEST_SUFFIXES, read_manifest
+from autotransfer.datasets.problems import listed
+from autotransfer.datasets.splits import check_splits, draw_splits, split_origin
+from autotransfer.datasets.verification import verified_content_hashes
+from autotransfer.errors import DatasetError
+
+logger = logging.getLogger(__name__)
+
+
+def load_dataset(
+    path: str | os.PathLike[str],
+    *,
+    seed: int = 0,
+    val_fraction: float = 0.2,
+    test_fraction: float = 0.2,
+    image_column: str = "image",
+    label_column: str = "label",
+) -> Dataset:
+    """Load a labelled target, with every file checked and every image in a split.
+
+    Args:
+        path: A folder `class/*.jpg`, the same with `train/`, `val/`, `test/` above the classes, or a CSV
+            manifest with a column each for image and label and optionally `split` and `group`.
+        seed: Seed of the splits that are drawn.
+        val_fraction: If no validation split is given, this fraction of the training images becomes it.
+        test_fraction: The same for the test split; both fractions count the training images as given.
+        image_column: The manifest's column of image paths.
+        label_column: The manifest's column of labels.
+
+    Returns:
+        The dataset, samples in the order of the manifest or sorted by path.
+
+    Raises:
+        DatasetError: If the input cannot be used; says what is wrong where, and what to do.
+
+    Example:
+        dataset = load_dataset("flowers")
+        dataset.counts()
+    """
+    _check_fractions(val_fraction, test_fraction)
+    root = Path(os.path.normpath(Path(path).absolute()))
+    samples, folder = _read(root, image_column, label_column)
+    check_splits(samples)
+    _tell_gaps(samples)
+    samples["content_hash"] = pd.Series(
+        verified_content_hashes(samples["image"].to_list(), folder), index=samples.index, dtype="str"
+    )
+    origin = split_origin(samples)
+    samples["split"] = draw_splits(
+        samples, seed=seed, val_fraction=val_fraction, test_fraction=test_fraction
+    ).astype("str")
+    return Dataset(
+        name=root.name if root.is_dir() else root.stem,
+        samples=samples,
+        classes=tuple(sorted(set(samples["label"]))),
+        fingerprint=content_fingerprint(samples),
+        split_origin=origin,
+    )
+
+
+def _read(root: Path, image_column: str, label_column: str) -> tuple[pd.DataFrame, Path]:
+    """The samples, and the folder that their paths are best shown relative to."""
+    if root.is_dir():
+        return read_folder(root), root
+    if not root.exists():
+        existing = next(parent for parent in root.parents if parent.exists())
+        raise DatasetError(f"No such file or folder: {root}. ({existing} exists.)")
+    if root.suffix.lower() not in MANIFEST_SUFFIXES:
+        raise DatasetError(
+            f"{root} is neither a folder nor a CSV manifest ({', '.join(MANIFEST_SUFFIXES)}). Give a folder "
+            "with one folder of images per class, or a manifest; unpack an archive first."
+        )
+    return read_manifest(root, image_column, label_column), root.parent
+
+
+def _check_fractions(val_fraction: float, test_fraction: float) -> None:
+    for name, fraction in (("val_fraction", val_fraction), ("test_fraction", test_fraction)):
+        if not 0 < fraction < 1:
+            raise DatasetError(f"{name} must be between 0 and 1 but got {fraction}.")
+    if val_fraction + test_fraction >= 1:
+        raise DatasetError(
+            f"val_fraction and test_fraction must leave images to train on, but {val_fraction} and "
+            f"{test_fraction} together are not below 1."
+        )
+
+
+def _tell_gaps(samples: pd.DataFrame) -> None:
+    """Warn of what is odd in given splits but usable."""
+    classes = set(samples["label"])
+    for split in ("val", "test"):
+        present = set(samples.loc[samples["split"] == split, "label"])
+        if present and present != classes:
+            logger.warning("The split %r has no images of %s.", split, listed(sorted(classes - present)))
+    if "group" in samples:
+        splits = samples[(samples["group"] != "") & (samples["split"] != "")].groupby("group")["split"]
+        crossing = sorted(str(group) for group, count in splits.nunique().items() if count > 1)
+        if crossing:
+            logger.warning("In the given splits, groups lie in more than one: %s.", listed(crossing))

@@ -1,0 +1,152 @@
+"""Compute proxies by name on shared statistics."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from autotransfer.errors import ProxyError
+from autotransfer.proxies.catalogue import CATALOGUE, Proxy
+from autotransfer.proxies.statistics import FeatureStatistics
+from autotransfer.proxies.targets import Task
+
+DEFAULT_PROXIES: tuple[str, ...] = ("logme", "regularized_h_score", "leep", "nce", "knn")
+"""The proxies that run in every study, chosen for what published comparisons say and for their cost.
+
+LogME and the regularised H-score share the one decomposition and disagree where few samples meet many
+features; LEEP and NCE add the source's own classifier at next to no cost; kNN is the baseline that
+published comparisons find hard to beat. No one of them wins everywhere.
+"""
+
+
+@dataclass(frozen=True)
+class ProxyValue:
+    """One measured proxy.
+
+    Attributes:
+        value: Higher is better; always finite.
+        trusted: False where the value is known to mislead on this input.
+        reason: Why it is not trusted, else None.
+        seconds: Wall-clock time, shared statistics counted where they were first needed.
+    """
+
+    value: float
+    trusted: bool
+    reason: str | None
+    seconds: float
+
+
+def list_proxies() -> tuple[Proxy, ...]:
+    """Every registered proxy, in the order in which tables show them."""
+    return CATALOGUE
+
+
+def get_proxy(name: str) -> Proxy:
+    """The proxy of this name.
+
+    Raises:
+        ProxyError: No such proxy; the message lists the names and the nearest one.
+    """
+    known = {proxy.name: proxy for proxy in CATALOGUE}
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ProxyError(f"unknown proxy {name!r}.{hint} Known proxies: {', '.join(known)}.")
+
+
+def compute_proxies(
+    features: torch.Tensor | np.ndarray,
+    labels: torch.Tensor | np.ndarray,
+    *,
+    probabilities: torch.Tensor | np.ndarray | None = None,
+    names: Sequence[str] = DEFAULT_PROXIES,
+    task: Task | None = None,
+    dimension: int | None = None,
+) -> dict[str, ProxyValue]:
+    """Measure proxies of one (source, level), all on one set of statistics.
+
+    Args:
+        features: [n, D] float16, float32 or float64.
+        labels: [n] integer classes, [n, L] 0/1 label sets, or real values [n] or [n, T].
+        probabilities: [n, S] class probabilities of the source's own classifier, where it has one. Proxies
+            that need them are left out of the result without it.
+        names: Which proxies.
+        task: Overrides the task that the labels' dtype and shape say.
+        dimension: Measure on that many principal components, scaled to mean variance 1
+            (`FeatureStatistics.reduced`), so that values compare across sources of different width. None
+            measures the features as they are.
+
+    Returns:
+        Name to value, in the order of `names`.
+
+    Raises:
+        ProxyError: Unknown name, unusable input (one class, NaN, wrong shapes), or a proxy that is not
+            defined for this kind of target.
+
+    Example:
+        >>> import numpy as np
+        >>> generator = np.random.default_rng(0)
+        >>> labels = np.repeat([0, 1], 50)
+        >>> features = generator.standard_normal((100, 8)) + 2 * labels[:, None]
+        >>> compute_proxies(features, labels, names=["knn"])["knn"].value > 0.9
+        True
+    """
+    proxies = [get_proxy(name) for name in names]
+    statistics = FeatureStatistics(features, labels, task=task)
+    for proxy in proxies:
+        if statistics.targets.task not in proxy.tasks:
+            needs = " or ".join(proxy.tasks)
+            raise ProxyError(f"{proxy.name} is not defined for {statistics.targets.task}, only for {needs}.")
+    checked = None if probabilities is None else _read_probabilities(probabilities, statistics)
+    given_classes = statistics.targets.given_labels if checked is not None else None
+    if dimension is not None:
+        statistics = statistics.reduced(dimension)
+    result: dict[str, ProxyValue] = {}
+    for proxy in proxies:
+        started = time.perf_counter()
+        if proxy.of_features is not None:
+            value = proxy.of_features(statistics)
+        elif proxy.of_probabilities is not None and checked is not None and given_classes is not None:
+            value = proxy.of_probabilities(checked, given_classes)
+        else:
+            continue
+        if not math.isfinite(value):
+            raise ProxyError(
+                f"{proxy.name} has no finite value on these features; rescale them to about unit size."
+            )
+        reason = _doubt(proxy, statistics)
+        result[proxy.name] = ProxyValue(value, reason is None, reason, time.perf_counter() - started)
+    return result
+
+
+def _read_probabilities(
+    probabilities: torch.Tensor | np.ndarray, statistics: FeatureStatistics
+) -> torch.Tensor:
+    """Checked probabilities in the caller's order, on the features' device."""
+    given = torch.as_tensor(probabilities).detach().to(statistics.device)
+    if given.ndim != 2 or given.shape[0] != statistics.samples or given.shape[1] < 1:
+        raise ProxyError(
+            f"probabilities must be [{statistics.samples}, S] but have shape {tuple(given.shape)}."
+        )
+    if given.dtype not in (torch.float32, torch.float64):
+        given = given.to(torch.float32)
+    low, high = torch.aminmax(given)
+    if not (float(low) >= 0.0 and float(high) <= 1.0 + 1e-3):
+        raise ProxyError("probabilities must lie between 0 and 1; pass softmax outputs, not logits.")
+    return given
+
+
+def _doubt(proxy: Proxy, statistics: FeatureStatistics) -> str | None:
+    """Why this proxy misleads on this input, or None."""
+    needed = proxy.samples_per_dimension * statistics.dimension
+    if statistics.samples < needed:
+        factor = "" if proxy.samples_per_dimension == 1 else f"{proxy.samples_per_dimension:g} "
+        return f"n < {factor}D ({statistics.samples} samples, {statistics.dimension} features)"
+    return None

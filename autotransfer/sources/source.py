@@ -1,0 +1,169 @@
+"""A source: one pretrained model that can be transferred, and what is known of it before and after loading."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from autotransfer.errors import SourceError
+from autotransfer.sources.levels import Level, classifier_parameters, find_levels
+
+SourceKind = Literal["timm", "hf-hub", "local-dir", "embedded"]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How a source wants its images: timm's names and meanings.
+
+    Attributes:
+        image_size: side of the square input in pixels that the source was pretrained at.
+        fixed_image_size: True where the architecture takes no other size.
+        mean, std: per channel, of inputs scaled to [0, 1].
+        interpolation: PIL resampling by name.
+    """
+
+    image_size: int
+    fixed_image_size: bool
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """One pretrained model, named as timm names it.
+
+    Attributes:
+        name: what users write and read: `resnet18.a1_in1k`, `hf-hub:org/model`, `local-dir:/models/x`,
+            `embedded:NAME`.
+        timm_name: what `timm.create_model` is given.
+        kind: where the weights come from.
+    """
+
+    name: str
+    timm_name: str
+    kind: SourceKind
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that holds the weights, for sources that are on this machine."""
+        return (
+            Path(self.timm_name.removeprefix("local-dir:"))
+            if self.kind in ("local-dir", "embedded")
+            else None
+        )
+
+    @cached_property
+    def architecture(self) -> str:
+        """Timm's name of the architecture, without the pretrained tag."""
+        return str(self._description["architecture"])
+
+    @cached_property
+    def model_args(self) -> dict[str, Any]:
+        """Arguments that turn the architecture into this source's variant."""
+        return dict(self._description.get("model_args") or {})
+
+    @cached_property
+    def pretrained_cfg(self) -> dict[str, Any]:
+        """Timm's `pretrained_cfg` as a plain dictionary."""
+        return dict(self._description["pretrained_cfg"])
+
+    @cached_property
+    def data_config(self) -> DataConfig:
+        """Timm's data configuration of this source."""
+        from timm.data import resolve_data_config
+
+        config = resolve_data_config(pretrained_cfg=self.pretrained_cfg)
+        return DataConfig(
+            image_size=int(config["input_size"][-1]),
+            fixed_image_size=bool(self.pretrained_cfg.get("fixed_input_size", False)),
+            mean=tuple(config["mean"]),
+            std=tuple(config["std"]),
+            interpolation=str(config["interpolation"]),
+        )
+
+    @cached_property
+    def levels(self) -> tuple[Level, ...]:
+        """Where this source can be cut, 1..K from the input, with size and cost at its own image size."""
+        return find_levels(self.build(), self.data_config.image_size)
+
+    @cached_property
+    def has_classifier(self) -> bool:
+        """True where the source carries a trained classifier (LEEP and NCE need one)."""
+        return int(self.pretrained_cfg.get("num_classes") or 0) > 0
+
+    def build(self, num_classes: int | None = None, **model_args: Any) -> nn.Module:
+        """The architecture with fresh weights, initialised as timm initialises it.
+
+        Args:
+            num_classes: outputs of the classifier; the source's own number where None.
+            **model_args: further arguments of the architecture.
+        """
+        import timm
+
+        classes = self.pretrained_cfg.get("num_classes") if num_classes is None else num_classes
+        model: nn.Module = timm.create_model(
+            self.architecture, pretrained=False, num_classes=classes, **{**self.model_args, **model_args}
+        )
+        return model
+
+    def load(self) -> nn.Module:
+        """The pretrained network with its own classifier, on the CPU, in evaluation mode.
+
+        Raises:
+            SourceError: the weights cannot be fetched or do not fit the architecture.
+        """
+        import timm
+
+        try:
+            model: nn.Module = timm.create_model(self.timm_name, pretrained=True)
+        except Exception as error:  # timm and the hub raise a dozen kinds; each means: no weights
+            raise SourceError(f"source '{self.name}' cannot be loaded: {_first_line(error)}") from error
+        return model.float().eval()
+
+    def parameter_count(self) -> int:
+        """Number of weights without the source's own classifier."""
+        return self.levels[-1].parameter_count
+
+    @cached_property
+    def _description(self) -> dict[str, Any]:
+        import timm
+        from timm.models import load_model_config_from_hf
+        from timm.models._hub import load_model_config_from_path
+
+        try:
+            if self.folder is not None:
+                cfg, architecture, model_args = load_model_config_from_path(self.folder)
+                return {"architecture": architecture, "pretrained_cfg": cfg, "model_args": model_args}
+            if self.kind == "hf-hub":
+                repository = self.timm_name.removeprefix("hf-hub:")
+                cfg, architecture, model_args = load_model_config_from_hf(repository)
+                return {"architecture": architecture, "pretrained_cfg": cfg, "model_args": model_args}
+        except Exception as error:  # the hub client and the JSON parser raise many kinds: no description
+            raise SourceError(f"source '{self.name}' cannot be read: {_first_line(error)}") from error
+        default = timm.get_pretrained_cfg(self.timm_name)
+        if default is None:
+            raise SourceError(f"source '{self.name}': timm knows no pretrained weights of that name.")
+        return {"architecture": self.timm_name.split(".")[0], "pretrained_cfg": default.to_dict()}
+
+
+def weights_hash(model: nn.Module) -> str:
+    """A hash of all weights and statistics of a network: equal networks, equal hash (hex, 32 digits)."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def has_trained_classifier(model: nn.Module) -> bool:
+    """True where the network carries classifier weights."""
+    return bool(classifier_parameters(model))
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]

@@ -1,0 +1,1 @@
+"""The answer: which model, why, how sure, and what it cost."""

@@ -1,0 +1,1 @@
+"""The search: an Optuna study over sources, levels and hyperparameters, steered by proxies."""

@@ -1,0 +1,1 @@
+"""Transfer: surgery, training, evaluation and export of one transfer configuration."""

@@ -1,0 +1,79 @@
+"""The linear probe: logistic regression on the fixed features of one level."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+STRENGTHS = (0.01, 0.1, 1.0)
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """A classifier on raw features: logits = features @ weight.T + bias.
+
+    Attributes:
+        weight: [num_classes, D] float32.
+        bias: [num_classes] float32.
+        strength: inverse regularisation strength C that it was fitted with, on standardised features.
+    """
+
+    weight: npt.NDArray[np.float32]
+    bias: npt.NDArray[np.float32]
+    strength: float
+
+    def probabilities(self, features: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """Class probabilities [n, num_classes] of features [n, D]."""
+        logits = features.astype(np.float64) @ self.weight.T.astype(np.float64) + self.bias
+        logits -= logits.max(axis=1, keepdims=True)
+        exponentials = np.exp(logits)
+        normalised: npt.NDArray[np.float64] = exponentials / exponentials.sum(axis=1, keepdims=True)
+        return normalised
+
+
+def fit_linear_head(
+    features: npt.NDArray[Any], codes: npt.NDArray[np.int64], num_classes: int, strength: float
+) -> LinearHead:
+    """Fit multinomial logistic regression with an L2 penalty on standardised features.
+
+    Args:
+        features: [n, D].
+        codes: [n] class indices; classes without a sample get a bias that makes them improbable.
+        num_classes: outputs of the head.
+        strength: C, the inverse of the penalty; larger means less regularisation.
+
+    Returns:
+        The head, with the standardisation folded into weight and bias.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    values = features.astype(np.float64)
+    centre, scale = values.mean(axis=0), values.std(axis=0)
+    scale[scale < 1e-12 * max(1.0, float(np.abs(values).max()))] = 1.0
+    regression = LogisticRegression(C=strength, max_iter=200, tol=1e-3).fit((values - centre) / scale, codes)
+    coefficients, intercepts = regression.coef_, regression.intercept_
+    if len(regression.classes_) == 2:  # scikit-learn keeps one row for two classes; softmax wants two
+        coefficients = np.concatenate([-coefficients / 2, coefficients / 2])
+        intercepts = np.concatenate([-intercepts / 2, intercepts / 2])
+    weight = np.zeros((num_classes, values.shape[1]))
+    bias = np.full(num_classes, float(intercepts.min()) - 10.0)
+    weight[regression.classes_] = coefficients / scale
+    bias[regression.classes_] = intercepts - (coefficients / scale) @ centre
+    return LinearHead(weight.astype(np.float32), bias.astype(np.float32), strength)
+
+
+def best_linear_head(
+    train: tuple[npt.NDArray[Any], npt.NDArray[np.int64]],
+    val: tuple[npt.NDArray[Any], npt.NDArray[np.int64]],
+    num_classes: int,
+) -> LinearHead:
+    """The head over `STRENGTHS` with the lowest log loss on the validation features and codes."""
+    heads = [fit_linear_head(*train, num_classes, strength) for strength in STRENGTHS]
+    losses = [_log_loss(head.probabilities(val[0]), val[1]) for head in heads]
+    return heads[int(np.argmin(losses))]
+
+
+def _log_loss(probabilities: npt.NDArray[np.float64], codes: npt.NDArray[np.int64]) -> float:
+    picked = probabilities[np.arange(len(codes)), codes]
+    return float(-np.log(np.maximum(picked, 1e-12)).mean())

@@ -1,0 +1,62 @@
+"""The quick answer: every (source, level) scored by proxies, nothing trained."""
+
+from collections.abc import Sequence
+from os import PathLike
+
+import pandas as pd
+
+from autotransfer.datasets import load_dataset
+from autotransfer.device import choose_device
+from autotransfer.search.candidates import build_pool
+from autotransfer.search.events import Listener, PhaseStarted
+from autotransfer.search.space import load_space
+from autotransfer.settings import settings
+from autotransfer.sources import find_sources, load_plugins
+from autotransfer.transfer.evaluation import get_metric
+
+
+def score(
+    data: str | PathLike[str],
+    *,
+    space: str = "default",
+    sources: Sequence[str] | None = None,
+    plugins: Sequence[str] = (),
+    seed: int = 0,
+    device: str = "auto",
+    listeners: Sequence[Listener] = (),
+) -> pd.DataFrame:
+    """Proxies and linear-probe score of every (source, level) on a target, best first.
+
+    Args:
+        data: a folder of class folders, or a CSV manifest.
+        space: name or file of the search space (its sources, proxies and probing).
+        sources: patterns that replace the space's sources.
+        plugins: modules that register architectures with timm, beside the space's.
+        seed: of splits and subsets.
+        device: `auto`, `cpu` or `cuda`.
+        listeners: told of progress.
+
+    Returns:
+        Columns rank, source, level, levels, channels, parameters, flops, one per proxy, linear_probe
+        (validation score), expected (the combined percentile that orders the rows).
+    """
+
+    def tell(event: object) -> None:
+        for listener in listeners:
+            listener(event)  # type: ignore[arg-type]
+
+    chosen = load_space(space, sources=list(sources) if sources else None)
+    load_plugins([*chosen.plugins, *plugins])
+    tell(PhaseStarted("data"))
+    dataset = load_dataset(data, seed=seed)
+    pool = build_pool(
+        find_sources(chosen.sources),
+        dataset,
+        chosen,
+        get_metric(chosen.metric),
+        seed=seed,
+        device=choose_device(device),
+        cache_dir=settings().cache_dir,
+        listener=tell,
+    )
+    return pool.table()

@@ -1,0 +1,180 @@
+"""The search space: a YAML file, validated, with every error said at once."""
+
+import hashlib
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from autotransfer.errors import ProxyError, SpaceError
+
+_REPOSITORY_SPACES = Path(__file__).parents[2] / "search_spaces"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FloatRange(_Strict):
+    """A range of a real hyperparameter."""
+
+    min: float
+    max: float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "FloatRange":
+        if not self.min <= self.max:
+            raise ValueError(f"min must be at most max, but got {self.min} > {self.max}")
+        if self.log and self.min <= 0:
+            raise ValueError(f"a log range needs min > 0, but got {self.min}")
+        return self
+
+
+class IntRange(_Strict):
+    """A range of a whole number, both ends included."""
+
+    min: Annotated[int, Field(ge=1)]
+    max: Annotated[int, Field(ge=1)]
+    step: Annotated[int, Field(ge=1)] = 1
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "IntRange":
+        if self.min > self.max:
+            raise ValueError(f"min must be at most max, but got {self.min} > {self.max}")
+        return self
+
+
+class Parameters(_Strict):
+    """What the study chooses for every trial."""
+
+    upper_layers: list[Literal["drop", "reinit"]] = Field(default=["drop", "reinit"], min_length=1)
+    learning_rate: FloatRange = FloatRange(min=1e-4, max=1e-2, log=True)
+    weight_decay: FloatRange = FloatRange(min=1e-4, max=1e-1, log=True)
+    epochs: IntRange = IntRange(min=6, max=12, step=3)
+
+
+class Training(_Strict):
+    """What is the same for every trial."""
+
+    batch_size: Annotated[int, Field(ge=2, le=4096)] = 32
+    augmentation: Literal["none", "light", "flip"] = "light"
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    drop_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    head: Literal["linear_probe", "random"] = "linear_probe"
+    max_image_size: Annotated[int, Field(ge=16)] | None = None
+
+
+class Probing(_Strict):
+    """How much the probe looks at."""
+
+    max_train_images: Annotated[int, Field(ge=20)] = 2000
+    max_val_images: Annotated[int, Field(ge=20)] = 1000
+
+
+class Pruning(_Strict):
+    """Which trials end early."""
+
+    proxy_keep: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.5, description="this fraction of the (source, level) pairs, best first, may be trained"
+    )
+    startup_trials: Annotated[int, Field(ge=1)] = 4
+    warmup_epochs: Annotated[int, Field(ge=0)] = 2
+
+
+class Space(_Strict):
+    """A search space, as users write it in YAML."""
+
+    name: str = ""
+    description: str = ""
+    sources: list[str] = Field(min_length=1)
+    plugins: list[str] = []
+    metric: str = "accuracy"
+    budget: str | float | None = None
+    trials: Annotated[int, Field(ge=1)] | None = None
+    proxies: list[str] = ["logme", "regularized_h_score", "leep", "nce", "knn"]
+    parameters: Parameters = Parameters()
+    training: Training = Training()
+    probing: Probing = Probing()
+    pruning: Pruning = Pruning()
+
+    @field_validator("metric")
+    @classmethod
+    def _known_metric(cls, value: str) -> str:
+        from autotransfer.transfer.evaluation import METRICS
+
+        if value not in METRICS:
+            raise ValueError(f"unknown metric '{value}'; choose one of: {', '.join(METRICS)}")
+        return value
+
+    @field_validator("proxies")
+    @classmethod
+    def _known_proxies(cls, value: list[str]) -> list[str]:
+        from autotransfer.proxies import get_proxy
+
+        for name in value:
+            try:
+                get_proxy(name)
+            except ProxyError as error:
+                raise ValueError(str(error)) from error
+        return value
+
+    def identity(self) -> str:
+        """A hash of what makes trials comparable: everything but name, description, budget and trials."""
+        text = self.model_dump_json(exclude={"name", "description", "budget", "trials"})
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def list_spaces() -> dict[str, Path]:
+    """The spaces that come with autotransfer, by name."""
+    packaged = Path(str(files("autotransfer"))) / "search_spaces"
+    folder = packaged if packaged.is_dir() else _REPOSITORY_SPACES
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_space(name: str | Path, **overrides: Any) -> Space:
+    """Read a space by name or from a YAML file.
+
+    Args:
+        name: `default`, `quick`, ... or the path of a file.
+        **overrides: values that win over the file's (None: the file's holds).
+
+    Raises:
+        SpaceError: no such space, not YAML, or not valid; says every error with its key.
+    """
+    path = Path(name) if str(name).endswith((".yaml", ".yml")) else list_spaces().get(str(name))
+    if path is None or not path.is_file():
+        raise SpaceError(
+            f"there is no search space '{name}'. Name one of {', '.join(list_spaces())}, or a .yaml file."
+        )
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SpaceError(f"{path} is not a YAML file: {error}") from error
+    if not isinstance(content, dict):
+        raise SpaceError(f"{path} must hold keys and values (sources:, parameters:, ...).")
+    given = {key: value for key, value in overrides.items() if value is not None}
+    try:
+        return Space.model_validate({"name": path.stem, **content, **given})
+    except ValidationError as error:
+        raise SpaceError(_explain(path, error)) from error
+
+
+def _explain(path: Path, error: ValidationError) -> str:
+    lines = [f"Found {error.error_count()} error{'s' if error.error_count() > 1 else ''} in {path}:"]
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"]) or "(whole file)"
+        lines.append(f"  {key}: {problem['msg'].removeprefix('Value error, ')}{_allowed(problem)}")
+    return "\n".join(lines)
+
+
+def _allowed(problem: Any) -> str:
+    if problem["type"] != "extra_forbidden":
+        return f" (got {problem['input']!r})" if problem["type"] != "missing" else ""
+    model: Any = Space
+    for part in problem["loc"][:-1]:
+        if isinstance(part, str) and part in model.model_fields:
+            model = model.model_fields[part].annotation
+    return f"; the keys here are: {', '.join(getattr(model, 'model_fields', {}))}"

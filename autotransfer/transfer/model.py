@@ -1,0 +1,197 @@
+"""The trained model: predicts from image files, and travels as a folder in timm's hub layout."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from autotransfer.datasets import decode_image
+from autotransfer.errors import ModelDirectoryError
+from autotransfer.sources import DataConfig, Source, load_plugins, plugin_file
+from autotransfer.transfer.config import TransferConfig
+from autotransfer.transfer.surgery import TransferModel, build_network
+from autotransfer.transfer.training import predict_probabilities
+
+FORMAT_VERSION = 1
+DESCRIPTION = "autotransfer.json"
+_PREDICT_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained network with all that prediction needs.
+
+    Attributes:
+        network: the trained network.
+        classes: names of its outputs, in order.
+        config: the transfer configuration that it was trained with.
+        source: the source that it was transferred from (its architecture is what is saved).
+        preprocessing: mean, standard deviation, interpolation; the size is `config.image_size`.
+        plugins: modules that register the architecture with timm.
+    """
+
+    network: TransferModel
+    classes: tuple[str, ...]
+    config: TransferConfig
+    source: Source
+    preprocessing: DataConfig
+    plugins: tuple[str, ...] = ()
+
+    def probabilities(self, images: Sequence[str | PathLike[str] | bytes]) -> npt.NDArray[np.float32]:
+        """Class probabilities [n, num_classes] of images given as paths or bytes.
+
+        Raises:
+            DatasetError: a file cannot be read as an image.
+        """
+        size, parts = self.config.image_size, []
+        device = next(self.network.parameters()).device
+        for start in range(0, len(images), _PREDICT_AT_ONCE):
+            chosen = images[start : start + _PREDICT_AT_ONCE]
+            pixels = np.stack([decode_image(image, size, self.preprocessing.interpolation) for image in chosen])
+            rows = np.arange(len(pixels))
+            parts.append(predict_probabilities(self.network, pixels, rows, self.preprocessing, device))
+        return np.concatenate(parts) if parts else np.empty((0, len(self.classes)), np.float32)
+
+    def predict(self, images: Sequence[str | PathLike[str] | bytes]) -> pd.DataFrame:
+        """One row an image: image (its path), label, confidence, and `probability.<class>` for each class."""
+        probabilities = self.probabilities(images)
+        best = probabilities.argmax(axis=1)
+        frame = pd.DataFrame(
+            {
+                "image": ["<bytes>" if isinstance(image, bytes) else os.fspath(image) for image in images],
+                "label": [self.classes[i] for i in best],
+                "confidence": probabilities[np.arange(len(best)), best].astype(float),
+            }
+        )
+        columns = {f"probability.{c}": probabilities[:, i].astype(float) for i, c in enumerate(self.classes)}
+        return pd.concat([frame, pd.DataFrame(columns, index=frame.index)], axis=1)
+
+    @property
+    def opens_with_timm(self) -> bool:
+        """True where the saved folder opens with `timm.create_model("local-dir:...")`: nothing was cut off."""
+        return self.network.head is None
+
+    def save(self, folder: str | PathLike[str]) -> Path:
+        """Write config.json and model.safetensors (timm's hub layout) and autotransfer.json to `folder`."""
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self._state().items()}
+        save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+        _write_json(target / "config.json", self._timm_config())
+        plugin_files = [str(plugin_file(plugin)) for plugin in self.plugins]
+        _write_json(
+            target / DESCRIPTION,
+            {
+                "format_version": FORMAT_VERSION,
+                "classes": list(self.classes),
+                "config": self.config.to_dict(),
+                "preprocessing": asdict(self.preprocessing),
+                "architecture": self.source.architecture,
+                "model_args": self.source.model_args,
+                "opens_with_timm": self.opens_with_timm,
+                "plugins": [Path(file).stem for file in plugin_files],
+                "plugin_files": plugin_files,
+            },
+        )
+        return target
+
+    def _state(self) -> dict[str, torch.Tensor]:
+        if self.opens_with_timm:
+            return dict(self.network.backbone.state_dict())
+        return dict(self.network.state_dict())
+
+    def _timm_config(self) -> dict[str, Any]:
+        size = self.config.image_size
+        kept = {
+            key: self.source.pretrained_cfg[key]
+            for key in ("classifier", "first_conv", "fixed_input_size", "pool_size", "license")
+            if self.source.pretrained_cfg.get(key) is not None
+        }
+        return {
+            "architecture": self.source.architecture,
+            "num_classes": len(self.classes),
+            "label_names": list(self.classes),
+            "model_args": self.source.model_args,
+            "pretrained_cfg": {
+                **kept,
+                "num_classes": len(self.classes),
+                "input_size": [3, size, size],
+                "mean": list(self.preprocessing.mean),
+                "std": list(self.preprocessing.std),
+                "interpolation": self.preprocessing.interpolation,
+                "crop_pct": 1.0,
+                "crop_mode": "squash",
+            },
+        }
+
+
+def load_model(folder: str | PathLike[str], *, plugins: Sequence[str] = ()) -> TrainedModel:
+    """Open a folder that `TrainedModel.save` wrote.
+
+    Args:
+        folder: the model folder.
+        plugins: modules or files that register the architecture with timm, where it is a user's own.
+
+    Raises:
+        ModelDirectoryError: the folder is not a saved model, or incomplete.
+        SourceError: a plugin that the architecture needs cannot be found.
+    """
+    target = Path(folder)
+    description = _read_description(target)
+    load_plugins(plugins or description.get("plugins", []))
+    config = TransferConfig.from_dict(description["config"])
+    source = Source(name=config.source, timm_name=f"local-dir:{target.resolve()}", kind="local-dir")
+    preprocessing = dict(description["preprocessing"])
+    data_config = DataConfig(
+        **{**preprocessing, "mean": tuple(preprocessing["mean"]), "std": tuple(preprocessing["std"])}
+    )
+    network = build_network(
+        source,
+        transferred_layers=config.transferred_layers,
+        upper_layers=config.upper_layers,
+        num_classes=len(description["classes"]),
+        drop_rate=config.drop_rate,
+    )
+    try:
+        weights = load_file(target / "model.safetensors")
+        (network.backbone if description["opens_with_timm"] else network).load_state_dict(weights)
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise ModelDirectoryError(f"{target / 'model.safetensors'} cannot be loaded: {error}") from error
+    return TrainedModel(
+        network=network.eval(),
+        classes=tuple(description["classes"]),
+        config=config,
+        source=source,
+        preprocessing=data_config,
+        plugins=tuple(plugins or description.get("plugins", [])),
+    )
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        raise ModelDirectoryError(
+            f"{folder} is not a model folder: it has no {DESCRIPTION}. "
+            "Give the folder that `autotransfer recommend --out` wrote."
+        )
+    try:
+        description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelDirectoryError(f"{path} is damaged: {error}") from error
+    return description
+
+
+def _write_json(path: Path, value: object) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    temporary.replace(path)

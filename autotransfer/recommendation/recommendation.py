@@ -1,7 +1,7 @@
 """The answer of a study."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,9 @@ class Recommendation:
     study: str
     storage: str
     tracking_uri: str | None
-    folder: Path | None = field(default=None)
+    folder: Path | None = None
+    mlflow_command: str | None = None
+    mlflow_run_url: str | None = None
 
     def predict(self, paths: Sequence[str | PathLike[str] | bytes]) -> pd.DataFrame:
         """Label, confidence and class probabilities of images given as paths or bytes; one row an image."""

@@ -20,9 +20,7 @@ class Settings(BaseSettings):
         default_factory=lambda: Path.home() / ".cache" / "autotransfer",
         description="decoded images and probe features: safe to delete at any time",
     )
-    tracking_uri: str | None = Field(
-        default=None, description="MLflow store used when --tracking-uri is not given"
-    )
+    tracking_uri: str | None = Field(default=None, description="MLflow store used when --tracking-uri is not given")
     storage: str | None = Field(default=None, description="Optuna storage used when --storage is not given")
     experiment: str = Field(default="autotransfer", description="MLflow experiment that holds the studies")
 

@@ -97,11 +97,14 @@ def test_help_and_version_import_nothing_heavy(arguments: list[str]) -> None:
     program = (
         "import sys\nfrom autotransfer.cli import app\n"
         f"try:\n    app({arguments!r})\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
-        f"sys.exit(', '.join(name for name in {HEAVY!r} if name in sys.modules))"
+        f"print(*(name for name in {HEAVY!r} if name in sys.modules), file=sys.stderr)"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert result.returncode == 0 or result.stderr.strip() == "", result.stderr
+    assert result.returncode == 0, result.stderr
     assert result.stdout
+    # Typer (0.29) itself imports pydantic once a command has parameters.
+    allowed = set() if arguments[0].startswith("--") else {"pydantic"}
+    assert set(result.stderr.split()) <= allowed
 
 
 def test_version_is_the_packages(run: Any) -> None:

@@ -36,8 +36,18 @@ def test_anything_else_is_refused_with_what_was_got(text: str | float) -> None:
 
 @pytest.mark.parametrize(
     ("text", "count"),
-    [("20M", 20_000_000), ("1.5k", 1500), ("0.3M", 300_000), ("2b", 2 * 10**9), ("1G", 10**9), ("2e7", 20_000_000)]
-    + [("300_000", 300_000), ("20,000", 20_000), (" 7 ", 7), (12, 12)],
+    [
+        ("20M", 20_000_000),
+        ("1.5k", 1500),
+        ("0.3M", 300_000),
+        ("2b", 2 * 10**9),
+        ("1G", 10**9),
+        ("2e7", 20_000_000),
+        ("300_000", 300_000),
+        ("20,000", 20_000),
+        (" 7 ", 7),
+        (12, 12),
+    ],
 )
 def test_counts_people_write_are_understood(text: str | int, count: int) -> None:
     assert parse_count(text) == count

@@ -96,11 +96,7 @@ def _open(path: Path, shape: tuple[int, ...]) -> np.memmap | None:
     """The array, or None if the file is not there or not whole."""
     try:
         array: np.memmap = np.lib.format.open_memmap(path, mode="r")
-        complete = (
-            array.shape == shape
-            and array.dtype == np.uint8
-            and path.stat().st_size == array.offset + array.size
-        )
+        complete = array.shape == shape and array.dtype == np.uint8 and path.stat().st_size == array.offset + array.size
     except FileNotFoundError:
         return None
     except (OSError, ValueError, EOFError, SyntaxError):

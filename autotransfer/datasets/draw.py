@@ -113,9 +113,7 @@ def _greedy_draw(table: Counts, fractions: list[float], order: Counts) -> tuple[
     return distance, drawn
 
 
-def _greedy_split(
-    table: Counts, target: npt.NDArray[np.float64], leave: int
-) -> tuple[npt.NDArray[np.bool_], Counts]:
+def _greedy_split(table: Counts, target: npt.NDArray[np.float64], leave: int) -> tuple[npt.NDArray[np.bool_], Counts]:
     """Choose groups (rows) whose sum comes near `target`, at least `leave` groups of each class staying.
 
     First every class is covered, those in the fewest groups first; then groups are added in order while they

@@ -56,9 +56,9 @@ def load_dataset(
         verified_content_hashes(samples["image"].to_list(), folder), index=samples.index, dtype="str"
     )
     origin = split_origin(samples)
-    samples["split"] = draw_splits(
-        samples, seed=seed, val_fraction=val_fraction, test_fraction=test_fraction
-    ).astype("str")
+    samples["split"] = draw_splits(samples, seed=seed, val_fraction=val_fraction, test_fraction=test_fraction).astype(
+        "str"
+    )
     return Dataset(
         name=root.name if root.is_dir() else root.stem,
         samples=samples,

@@ -91,10 +91,7 @@ def _read_table(path: Path, image_column: str, label_column: str) -> pd.DataFram
         raise problems_error(path.name, wrong, ["Put double quotes around values that hold the delimiter."])
     positions = {name: header.index(column) for name, column in columns.items()}
     table = pd.DataFrame(
-        {
-            name: [cells[position].strip() for cells in records.values()]
-            for name, position in positions.items()
-        },
+        {name: [cells[position].strip() for cells in records.values()] for name, position in positions.items()},
         index=pd.Index(records.keys(), name="row"),
         dtype="str",
     )
@@ -127,9 +124,7 @@ def _read_records(path: Path, text: str, needed: Sequence[str]) -> tuple[list[st
     fitting = (d for d in _DELIMITERS if set(needed) <= {cell.strip(' "') for cell in first_line.split(d)})
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=next(fitting, ","), strict=True)
     try:
-        rows = {
-            row: cells for row, cells in enumerate(reader, start=1) if any(cell.strip() for cell in cells)
-        }
+        rows = {row: cells for row, cells in enumerate(reader, start=1) if any(cell.strip() for cell in cells)}
     except csv.Error as error:
         raise DatasetError(f"{path.name}, line {reader.line_num}: not valid CSV ({error}).") from error
     header = rows.pop(min(rows, default=0), [])

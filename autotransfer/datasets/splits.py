@@ -55,9 +55,7 @@ def check_splits(samples: pd.DataFrame) -> None:
     _check_enough(pool, missing_splits(samples))
 
 
-def draw_splits(
-    samples: pd.DataFrame, *, seed: int, val_fraction: float, test_fraction: float
-) -> "pd.Series[str]":
+def draw_splits(samples: pd.DataFrame, *, seed: int, val_fraction: float, test_fraction: float) -> "pd.Series[str]":
     """The split of every sample: as given, the missing ones drawn stratified from train.
 
     Args:

@@ -98,9 +98,7 @@ CATALOGUE: tuple[Proxy, ...] = (
     _of_features("knn", "kNN leave-one-out", "Cover and Hart, IEEE TIT 1967", bounded_knn),
     _of_features("ridge_loo", "Ridge leave-one-out", "Allen, Technometrics 1974", ridge_loo, _ANY_TARGET),
     _of_features("logistic_cv", "Logistic regression, cross-validated", "Cox, JRSS B 1958", logistic_cv),
-    _of_features(
-        "variance_ratio", "Between/within variance", "Fisher, Annals of Eugenics 1936", variance_ratio
-    ),
+    _of_features("variance_ratio", "Between/within variance", "Fisher, Annals of Eugenics 1936", variance_ratio),
     _of_probabilities("leep", "LEEP", "Nguyen et al., ICML 2020", leep),
     _of_probabilities("nce", "NCE", "Tran et al., ICCV 2019", nce),
     _of_features("n_leep", "N-LEEP", "Li et al., CVPR 2021", n_leep),

@@ -59,9 +59,7 @@ def gbc_spherical(statistics: FeatureStatistics) -> float:
     """
     gaussians = _fit(statistics)
     spherical = gaussians.variances.mean(1)
-    squares = torch.cdist(
-        gaussians.means, gaussians.means, compute_mode="donot_use_mm_for_euclid_dist"
-    ).square()
+    squares = torch.cdist(gaussians.means, gaussians.means, compute_mode="donot_use_mm_for_euclid_dist").square()
     middle = (spherical[:, None] + spherical[None, :]) / 2
     spread = middle.log() - 0.5 * (spherical.log()[:, None] + spherical.log()[None, :])
     return _overlap(squares / (8 * middle) + 0.5 * spread)

@@ -53,7 +53,5 @@ def logistic_cv(statistics: FeatureStatistics) -> float:
                 correct += int((labels[test] == labels[train][0]).sum())
                 continue
             model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=_MOST_STEPS))
-            correct += int(
-                (model.fit(features[train], labels[train]).predict(features[test]) == labels[test]).sum()
-            )
+            correct += int((model.fit(features[train], labels[train]).predict(features[test]) == labels[test]).sum())
     return correct / statistics.samples

@@ -52,9 +52,7 @@ def ncti(statistics: FeatureStatistics) -> float:
     """
     parts = collapse_components(statistics)
     directions = min(statistics.classes - 1, _COMPONENTS, statistics.dimension, statistics.samples - 1)
-    separation = (
-        max(0.0, 1 - math.sqrt(statistics.samples) * directions / parts.seli) if parts.seli > 0 else 0.0
-    )
+    separation = max(0.0, 1 - math.sqrt(statistics.samples) * directions / parts.seli) if parts.seli > 0 else 0.0
     bound = (statistics.counts * statistics.counts.clamp_max(statistics.classes)).sqrt().sum()
     return separation + parts.ncc - math.exp(parts.log_variability) / float(bound)
 

@@ -118,23 +118,17 @@ def compute_proxies(
         else:
             continue
         if not math.isfinite(value):
-            raise ProxyError(
-                f"{proxy.name} has no finite value on these features; rescale them to about unit size."
-            )
+            raise ProxyError(f"{proxy.name} has no finite value on these features; rescale them to about unit size.")
         reason = _doubt(proxy, statistics)
         result[proxy.name] = ProxyValue(value, reason is None, reason, time.perf_counter() - started)
     return result
 
 
-def _read_probabilities(
-    probabilities: torch.Tensor | np.ndarray, statistics: FeatureStatistics
-) -> torch.Tensor:
+def _read_probabilities(probabilities: torch.Tensor | np.ndarray, statistics: FeatureStatistics) -> torch.Tensor:
     """Checked probabilities in the caller's order, on the features' device."""
     given = torch.as_tensor(probabilities).detach().to(statistics.device)
     if given.ndim != 2 or given.shape[0] != statistics.samples or given.shape[1] < 1:
-        raise ProxyError(
-            f"probabilities must be [{statistics.samples}, S] but have shape {tuple(given.shape)}."
-        )
+        raise ProxyError(f"probabilities must be [{statistics.samples}, S] but have shape {tuple(given.shape)}.")
     if given.dtype not in (torch.float32, torch.float64):
         given = given.to(torch.float32)
     low, high = torch.aminmax(given)

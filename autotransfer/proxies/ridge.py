@@ -44,9 +44,7 @@ def ridge_loo(statistics: FeatureStatistics, penalty: float | None = None) -> fl
     actual = targets.dense()
     left_out = torch.empty_like(actual)
     for rows, block in statistics.centred_chunks():
-        whitened = (block / deviation).to(
-            half.dtype
-        ) @ half  # the one large product: in the input's precision
+        whitened = (block / deviation).to(half.dtype) @ half  # the one large product: in the input's precision
         leverage = 1 / statistics.samples + whitened.square().sum(1, keepdim=True, dtype=torch.float64)
         fitted = targets.mean + block @ weights
         left_out[rows] = actual[rows] - (actual[rows] - fitted) / (1 - leverage).clamp_min(_LEAST_SLACK)
@@ -63,9 +61,7 @@ def linear_mse(statistics: FeatureStatistics, penalty: float = 0.0) -> float:
     Complexity: the shared decomposition, then O(r T).
     """
     spectrum, targets = statistics.spectrum, statistics.targets
-    explained = (
-        spectrum.cross.square() / (spectrum.eigenvalues + statistics.samples * penalty)[:, None]
-    ).sum()
+    explained = (spectrum.cross.square() / (spectrum.eigenvalues + statistics.samples * penalty)[:, None]).sum()
     return -float(targets.scatter.trace() - explained) / statistics.samples
 
 

@@ -108,9 +108,7 @@ class FeatureStatistics:
         low, high = torch.aminmax(self.features)
         largest = max(-float(low), float(high))
         if not largest < float("inf"):
-            raise ProxyError(
-                "features contain NaN or infinite values; check what the source gave for this target."
-            )
+            raise ProxyError("features contain NaN or infinite values; check what the source gave for this target.")
         if largest > _LARGEST_MAGNITUDE:
             raise ProxyError(f"features reach {largest:.3g}; rescale them under {_LARGEST_MAGNITUDE:.0e}.")
 

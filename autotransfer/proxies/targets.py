@@ -121,9 +121,7 @@ def read_targets(
     """
     raw = torch.as_tensor(labels).to(device)
     if raw.ndim not in (1, 2) or raw.shape[0] != samples:
-        raise ProxyError(
-            f"labels must have {samples} rows, one per feature row, but have shape {tuple(raw.shape)}."
-        )
+        raise ProxyError(f"labels must have {samples} rows, one per feature row, but have shape {tuple(raw.shape)}.")
     task = task or _task_of(raw)
     if task == "classification":
         return _read_classes(raw)

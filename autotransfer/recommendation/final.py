@@ -141,9 +141,7 @@ def _load_checkpoint(model: TransferModel, number: int, workshop: Workshop) -> N
     model.load_state_dict(load_file(workshop.checkpoints / f"trial-{number}.safetensors"))
 
 
-def _test_probabilities(
-    model: TransferModel, config: TransferConfig, workshop: Workshop
-) -> npt.NDArray[np.float32]:
+def _test_probabilities(model: TransferModel, config: TransferConfig, workshop: Workshop) -> npt.NDArray[np.float32]:
     source = workshop.source(config.source)
     rows = workshop.dataset.rows("test")
     return predict_probabilities(model, workshop.images(source), rows, source.data_config, workshop.device)

@@ -290,9 +290,7 @@ def _beyond_limits(source: str, level: int, workshop: Workshop) -> str:
     return exceeds_limits(linear_probe_config(workshop, source, level), workshop)
 
 
-def _latencies(
-    sources: list[Source], image_sizes: dict[str, int], dataset: Dataset
-) -> dict[tuple[str, int], float]:
+def _latencies(sources: list[Source], image_sizes: dict[str, int], dataset: Dataset) -> dict[tuple[str, int], float]:
     """Measured CPU latency of every (source, level), cut above the level."""
     return {
         (source.name, level.index): measure_latency_ms(
@@ -429,6 +427,3 @@ def _interruptible(tell: Callable[[Event], None]) -> Iterator[Callable[[], bool]
         yield lambda: not stop.is_set()
     finally:
         signal.signal(signal.SIGINT, previous)
-
-
-

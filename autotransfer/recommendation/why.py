@@ -31,9 +31,7 @@ def negative_transfer(chosen: Finalist, scratch: Finalist | None, workshop: Work
     }
 
 
-def reasons(
-    chosen: Finalist, probe: Finalist, workshop: Workshop, verdict: dict[str, Any], trained: int
-) -> list[str]:
+def reasons(chosen: Finalist, probe: Finalist, workshop: Workshop, verdict: dict[str, Any], trained: int) -> list[str]:
     """Why this configuration: one fact a sentence."""
     pool, metric, config = workshop.pool, workshop.metric, chosen.config
     sentences = [_origin(chosen, metric, trained), _prior(config.source, config.transferred_layers, pool)]

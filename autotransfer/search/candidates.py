@@ -127,9 +127,7 @@ def build_pool(
             break
         try:
             size = choose_image_size(source, typical, space.training.max_image_size)
-            made = probe(
-                source, dataset, rows, image_size=size, cache_dir=cache_dir, device=device, go_on=go_on
-            )
+            made = probe(source, dataset, rows, image_size=size, cache_dir=cache_dir, device=device, go_on=go_on)
         except SourceError as error:
             skipped[source.name] = str(error)
             listener(SourceSkipped(source.name, str(error)))

@@ -146,9 +146,7 @@ def load_space(name: str | Path, **overrides: Any) -> Space:
     """
     path = Path(name) if str(name).endswith((".yaml", ".yml")) else list_spaces().get(str(name))
     if path is None or not path.is_file():
-        raise SpaceError(
-            f"there is no search space '{name}'. Name one of {', '.join(list_spaces())}, or a .yaml file."
-        )
+        raise SpaceError(f"there is no search space '{name}'. Name one of {', '.join(list_spaces())}, or a .yaml file.")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

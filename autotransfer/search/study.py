@@ -171,9 +171,7 @@ class Budget:
     The clock is given, so that tests need not wait.
     """
 
-    def __init__(
-        self, seconds: float | None, trials: int | None, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, seconds: float | None, trials: int | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds, self.trials, self._clock = seconds, trials, clock
         self._started = clock()
 

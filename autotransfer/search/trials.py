@@ -54,9 +54,7 @@ class Workshop:
     def images(self, source: Source) -> npt.NDArray[np.uint8]:
         """The target's decoded images at the size that `source` is used at."""
         size = self.pool.image_sizes[source.name]
-        return DecodedImages(
-            self.dataset, size, source.data_config.interpolation, cache_dir=self.cache_dir
-        ).array
+        return DecodedImages(self.dataset, size, source.data_config.interpolation, cache_dir=self.cache_dir).array
 
     def source(self, name: str) -> Source:
         """The source of that name."""
@@ -137,9 +135,7 @@ def run_trials(
     asked = 0
     limit = budget.trials
     while workshop.go_on() and budget.fits(reserve() + 1.0):
-        if limit is not None and (
-            len(trained_trials(study)) >= limit or asked >= limit * _ASKED_PER_TRAINED
-        ):
+        if limit is not None and (len(trained_trials(study)) >= limit or asked >= limit * _ASKED_PER_TRAINED):
             break
         if limit is None and asked >= 1000:
             break

@@ -101,9 +101,7 @@ def _match(pattern: str) -> list[Source]:
 def _match_embedded(pattern: str) -> list[Source]:
     names = [name for name in embedded_names() if fnmatch.fnmatch(name, pattern)]
     if not names:
-        raise SourceError(
-            f"no embedded source matches '{pattern}'. There are: {', '.join(embedded_names())}."
-        )
+        raise SourceError(f"no embedded source matches '{pattern}'. There are: {', '.join(embedded_names())}.")
     return [
         Source(name=f"embedded:{name}", timm_name=f"local-dir:{embedded_folder(name)}", kind="embedded")
         for name in names

@@ -162,9 +162,7 @@ def _modules_and_flops(model: nn.Module, image: Tensor, timm_index: int) -> tupl
     ]
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            network.forward_intermediates(
-                image, indices=[timm_index], stop_early=True, intermediates_only=True
-            )
+            network.forward_intermediates(image, indices=[timm_index], stop_early=True, intermediates_only=True)
     finally:
         for hook in hooks:
             hook.remove()

@@ -50,11 +50,7 @@ class Source:
     @property
     def folder(self) -> Path | None:
         """The folder that holds the weights, for sources that are on this machine."""
-        return (
-            Path(self.timm_name.removeprefix("local-dir:"))
-            if self.kind in ("local-dir", "embedded")
-            else None
-        )
+        return Path(self.timm_name.removeprefix("local-dir:")) if self.kind in ("local-dir", "embedded") else None
 
     @cached_property
     def architecture(self) -> str:

@@ -68,9 +68,7 @@ class TransferModel(nn.Module):
         for name, parameter in self.backbone.named_parameters():
             if name in parameters:
                 parameter.requires_grad_(False)
-        self._fixed_modules = tuple(
-            module for name, module in self.backbone.named_modules() if name in modules
-        )
+        self._fixed_modules = tuple(module for name, module in self.backbone.named_modules() if name in modules)
         self.train(self.training)
 
 
@@ -154,9 +152,7 @@ def build_network(
 
 def level_features(network: Any, images: Tensor, timm_index: int) -> Tensor:
     """Pooled features of one level: the mean over positions of its output, [n, D]."""
-    (output,) = network.forward_intermediates(
-        images, indices=[timm_index], stop_early=True, intermediates_only=True
-    )
+    (output,) = network.forward_intermediates(images, indices=[timm_index], stop_early=True, intermediates_only=True)
     return pool(output)
 
 
@@ -172,9 +168,7 @@ def is_linear_classifier(model: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def _copy_level(
-    weights: nn.Module, network: nn.Module, parameters: frozenset[str], modules: frozenset[str]
-) -> None:
+def _copy_level(weights: nn.Module, network: nn.Module, parameters: frozenset[str], modules: frozenset[str]) -> None:
     """Copy a level's parameters, and the buffers (norm statistics) of its modules."""
     excluded = classifier_parameters(weights)
     theirs = dict(weights.named_parameters())

@@ -97,9 +97,7 @@ def train(
             if not go_on():
                 raise InterruptedError("stopped while training")
             batch = to_batch(data.images[rows], device)
-            batch = normalise(
-                change(batch) if change else batch, data.preprocessing.mean, data.preprocessing.std
-            )
+            batch = normalise(change(batch) if change else batch, data.preprocessing.mean, data.preprocessing.std)
             loss = loss_function(model(batch), torch.as_tensor(data.codes[rows], device=device))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()

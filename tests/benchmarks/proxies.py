@@ -39,9 +39,7 @@ class Measurement:
 
 def main() -> None:
     """Parse the options and print one table per shape."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small shapes")
     parser.add_argument("--repeats", type=int, default=2, help="repetitions; the best one counts")
     parser.add_argument("--device", default="cpu")
@@ -87,9 +85,7 @@ def synthetic(
     labels = torch.randint(classes, (samples,), generator=generator)
     scales = torch.logspace(0, -2, dimension)
     centres = torch.randn(classes, dimension, generator=generator)
-    features = (
-        torch.relu(0.5 * centres[labels] + torch.randn(samples, dimension, generator=generator)) * scales
-    )
+    features = torch.relu(0.5 * centres[labels] + torch.randn(samples, dimension, generator=generator)) * scales
     logits = torch.randn(samples, SOURCE_CLASSES, generator=generator)
     logits[torch.arange(samples), labels * 7 % SOURCE_CLASSES] += 4
     return features.to(device), labels.to(device), logits.softmax(1).to(device)

@@ -65,9 +65,7 @@ def test_exif_orientation_is_applied(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encoded(Image.fromarray(NOISE), exif=exif.tobytes())
-    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).resize(
-        (20, 20), Image.Resampling.BILINEAR
-    )
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).resize((20, 20), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(decode_image(data, 20), np.asarray(expected))
 
 

@@ -73,9 +73,7 @@ def test_names_in_any_script_work(tmp_path, write_folder):
 
 
 def test_a_missing_path_is_told_with_what_exists(tmp_path):
-    assert_refused(
-        tmp_path / "pets" / "cats", f"No such file or folder: {tmp_path / 'pets' / 'cats'}", "exists"
-    )
+    assert_refused(tmp_path / "pets" / "cats", f"No such file or folder: {tmp_path / 'pets' / 'cats'}", "exists")
 
 
 def test_a_file_that_is_no_manifest_is_refused(tmp_path):

@@ -11,18 +11,14 @@ from autotransfer.datasets.splits import check_splits, draw_splits, split_origin
 from autotransfer.errors import DatasetError
 
 
-def table(
-    labels: list[str], splits: list[str] | None = None, groups: list[str] | None = None
-) -> pd.DataFrame:
+def table(labels: list[str], splits: list[str] | None = None, groups: list[str] | None = None) -> pd.DataFrame:
     """Samples whose content is told by their position."""
     samples = pd.DataFrame(
         {
             "image": [f"/data/{number}.png" for number in range(len(labels))],
             "label": labels,
             "split": splits or [""] * len(labels),
-            "content_hash": [
-                hashlib.sha256(str(number).encode()).hexdigest() for number in range(len(labels))
-            ],
+            "content_hash": [hashlib.sha256(str(number).encode()).hexdigest() for number in range(len(labels))],
         },
         dtype="str",
     )
@@ -196,9 +192,7 @@ def test_a_class_missing_from_train_is_named():
 
 
 def test_train_must_be_there():
-    assert_refused(
-        table(["cat", "dog"], ["val", "test"]), "No image is in the split 'train'", "'test', 'val'"
-    )
+    assert_refused(table(["cat", "dog"], ["val", "test"]), "No image is in the split 'train'", "'test', 'val'")
 
 
 def test_too_few_groups_are_told_as_groups():

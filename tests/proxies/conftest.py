@@ -36,9 +36,7 @@ def make_example(
     generator = np.random.default_rng(seed)
     weights = np.linspace(1, 2, classes)
     y = generator.permutation(np.arange(samples) % classes)
-    y = np.where(
-        generator.random(samples) < 0.3, generator.choice(classes, samples, p=weights / weights.sum()), y
-    )
+    y = np.where(generator.random(samples) < 0.3, generator.choice(classes, samples, p=weights / weights.sum()), y)
     y[:classes] = np.arange(classes)
     X = separation * generator.standard_normal((classes, dimension))[y] + 1.5
     X = X + generator.standard_normal((samples, dimension)) * np.logspace(0, -1, dimension)

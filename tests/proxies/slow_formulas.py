@@ -57,9 +57,7 @@ def class_mean_covariance(X: Array, y: Labels) -> Array:
 
 def h_score(X: Array, y: Labels) -> float:
     covariance = np.atleast_2d(np.cov(X, rowvar=False))
-    return float(
-        np.trace(np.linalg.pinv(covariance, rcond=1e-10, hermitian=True) @ class_mean_covariance(X, y))
-    )
+    return float(np.trace(np.linalg.pinv(covariance, rcond=1e-10, hermitian=True) @ class_mean_covariance(X, y)))
 
 
 def canonical_h_score(X: Array, Y: Array) -> float:
@@ -101,9 +99,7 @@ def gbc(X: Array, y: Labels, spherical: bool) -> float:
         for j, (mj, vj) in enumerate(zip(means, variances, strict=True)):
             if i != j:
                 v = (vi + vj) / 2
-                total -= np.exp(
-                    -np.sum((mi - mj) ** 2 / (8 * v)) - 0.5 * np.sum(np.log(v / np.sqrt(vi * vj)))
-                )
+                total -= np.exp(-np.sum((mi - mj) ** 2 / (8 * v)) - 0.5 * np.sum(np.log(v / np.sqrt(vi * vj))))
     return float(total)
 
 
@@ -118,9 +114,7 @@ def sfda(X: Array, y: Labels) -> float:
         W = within(A)
         inverse = np.linalg.inv((1 - s) * W + s * np.trace(W) / dimension * np.eye(dimension))
         M = np.stack([A[y == c].mean(0) for c in classes])
-        return scipy.special.softmax(
-            A @ inverse @ M.T - 0.5 * np.diag(M @ inverse @ M.T) + np.log(prior), axis=1
-        )
+        return scipy.special.softmax(A @ inverse @ M.T - 0.5 * np.diag(M @ inverse @ M.T) + np.log(prior), axis=1)
 
     W = within(X)
     u = v = W @ np.ones(dimension)

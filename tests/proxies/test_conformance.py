@@ -125,9 +125,7 @@ def test_is_deterministic_and_leaves_its_input_alone(proxy: Proxy) -> None:
 @each(PROXIES)
 def test_torch_and_numpy_and_float32_agree(proxy: Proxy) -> None:
     X, names = BASE.X.astype(np.float32), [proxy.name]
-    double = compute_proxies(X.astype(np.float64), BASE.y, probabilities=BASE.P, names=names)[
-        proxy.name
-    ].value
+    double = compute_proxies(X.astype(np.float64), BASE.y, probabilities=BASE.P, names=names)[proxy.name].value
     single = compute_proxies(X, BASE.y, probabilities=BASE.P, names=names)[proxy.name].value
     tensor = compute_proxies(
         torch.from_numpy(X), torch.from_numpy(BASE.y), probabilities=torch.from_numpy(BASE.P), names=names

@@ -36,9 +36,7 @@ def test_spherical_gbc_counts_the_determinant_once() -> None:
     one = make_example(90, 6, 3, 0.5, seed=2)
     scale = np.ones(6)
     expected = slow.gbc(one.X * scale, one.y, spherical=True)
-    assert compute_proxies(one.X, one.y, names=["gbc_spherical"])["gbc_spherical"].value == pytest.approx(
-        expected
-    )
+    assert compute_proxies(one.X, one.y, names=["gbc_spherical"])["gbc_spherical"].value == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("shape", [(200, 10, 4, 0.5), (300, 80, 5, 0.3)])
@@ -54,9 +52,7 @@ def test_ncti_components_equal_discriminant_analysis(shape: tuple[int, int, int,
 @pytest.mark.parametrize("penalty", [0.01, 1.0, 30.0])
 def test_ridge_equals_refitting_without_each_sample(example: Example, penalty: float) -> None:
     statistics = FeatureStatistics(example.X, example.y)
-    assert ridge_loo(statistics, penalty) == pytest.approx(
-        slow.ridge_loo(example.X, example.y, penalty), abs=1e-12
-    )
+    assert ridge_loo(statistics, penalty) == pytest.approx(slow.ridge_loo(example.X, example.y, penalty), abs=1e-12)
 
 
 def test_knn_bounded_equals_knn_up_to_its_bound() -> None:
@@ -100,9 +96,7 @@ def test_label_sets_are_scored_column_by_column() -> None:
     statistics = FeatureStatistics(one.X, sets)
     assert statistics.targets.task == "multilabel"
     assert logme(statistics) == pytest.approx(slow.logme(one.X, sets.astype(np.float64)), rel=1e-8)
-    assert h_score(statistics) == pytest.approx(
-        slow.canonical_h_score(one.X, sets.astype(np.float64)), rel=1e-8
-    )
+    assert h_score(statistics) == pytest.approx(slow.canonical_h_score(one.X, sets.astype(np.float64)), rel=1e-8)
 
 
 def test_h_score_of_one_hot_columns_is_the_class_formula() -> None:

@@ -88,9 +88,7 @@ def test_recipe_gives_the_published_inputs(vectors: dict[str, Any], case: str) -
 def test_proxies_meet_their_targets(vectors: dict[str, Any], case: str) -> None:
     X, y, P, _ = inputs(case)
     tolerances = {
-        key: (relative, absolute)
-        for rows in vectors["_targets"].values()
-        for key, relative, absolute, _ in rows
+        key: (relative, absolute) for rows in vectors["_targets"].values() for key, relative, absolute, _ in rows
     }
     values = compute_proxies(X, y, probabilities=P, names=list(PROXY_TARGETS))
     for name, key in PROXY_TARGETS.items():

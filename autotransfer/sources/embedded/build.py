@@ -76,9 +76,7 @@ def build(
         write_weights_and_config(staging, entry, task, run.model)
         exported = open_exported(staging)
         result = OwnTaskResult(
-            accuracy=held_out_accuracy(
-                exported, task, image_size=entry.image_size, images=held_out, seed=seed
-            ),
+            accuracy=held_out_accuracy(exported, task, image_size=entry.image_size, images=held_out, seed=seed),
             images=held_out,
             parameters=sum(parameter.numel() for parameter in exported.parameters()),
             weights_bytes=(staging / "model.safetensors").stat().st_size,
@@ -91,27 +89,20 @@ def build(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; 0 when built, 2 on a usage error, 3 when stopped by `--max-seconds`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m autotransfer.sources.embedded.build", description=__doc__
-    )
+    parser = argparse.ArgumentParser(prog="python -m autotransfer.sources.embedded.build", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="sources to build, see --list")
     parser.add_argument("--list", action="store_true", help="list the zoo and end")
     parser.add_argument("--steps", type=int, help="optimizer steps instead of the entry's own")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and images (default 0)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--threads", type=int, help="CPU threads")
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).resolve().parent, help="parent folder to write to"
-    )
+    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent, help="parent folder to write to")
     parser.add_argument("--work-dir", type=Path, help="folder for a checkpoint to continue from")
     parser.add_argument("--max-seconds", type=float, default=math.inf, help="stop training after this long")
     options = parser.parse_args(arguments)
     if options.list:
         for entry in ZOO:
-            print(
-                f"{entry.name:24} {entry.image_size} px, {entry.steps} steps of {entry.batch_size}: "
-                f"{entry.good_at}"
-            )
+            print(f"{entry.name:24} {entry.image_size} px, {entry.steps} steps of {entry.batch_size}: {entry.good_at}")
         return 0
     if not options.names:
         parser.error("name at least one source, or use --list")

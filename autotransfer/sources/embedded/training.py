@@ -124,9 +124,7 @@ def normalise(images: torch.Tensor) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def held_out_accuracy(
-    model: nn.Module, task: Task, *, image_size: int, images: int = 4096, seed: int = 0
-) -> float:
+def held_out_accuracy(model: nn.Module, task: Task, *, image_size: int, images: int = 4096, seed: int = 0) -> float:
     """Return top-1 accuracy on images of the task that training never drew, 0..1."""
     model.eval()
     hits = total = index = 0

@@ -113,6 +113,4 @@ def zoo_entry(name: str) -> ZooEntry:
         if entry.name == name:
             return entry
     known = ", ".join(entry.name for entry in ZOO)
-    raise SourceError(
-        f"The embedded zoo has no entry {name!r}. Entries: {known}. Add a row to zoo.py for a new one."
-    )
+    raise SourceError(f"The embedded zoo has no entry {name!r}. Entries: {known}. Add a row to zoo.py for a new one.")

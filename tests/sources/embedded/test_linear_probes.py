@@ -28,9 +28,7 @@ def best_probe(model: nn.Module, image_size: int) -> float:
         np.arange(len(images)), train_size=600, test_size=600, stratify=digits.target, random_state=0
     )
     with torch.inference_mode():
-        batches = [
-            model.forward_intermediates(x, intermediates_only=True) for x in normalise(images).split(256)
-        ]
+        batches = [model.forward_intermediates(x, intermediates_only=True) for x in normalise(images).split(256)]
     scores = []
     for level in zip(*batches, strict=True):
         features = torch.cat([maps.mean((2, 3)) for maps in level]).numpy()

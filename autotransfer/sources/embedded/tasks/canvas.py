@@ -62,9 +62,7 @@ def affine_maps(
     stretch = torch.exp(uniform(generator, (count,), -shear, shear))
     skew = uniform(generator, (count,), -shear, shear)
     zero = torch.zeros_like(size)
-    shape = torch.stack(
-        (torch.stack((size * stretch, skew * size), -1), torch.stack((zero, size / stretch), -1)), -2
-    )
+    shape = torch.stack((torch.stack((size * stretch, skew * size), -1), torch.stack((zero, size / stretch), -1)), -2)
     return rotation(angle) @ shape
 
 
@@ -149,9 +147,7 @@ def backgrounds(
     return (base + (shade + busy * tint) * difficulty).clamp(0, 1)
 
 
-def camera_faults(
-    generator: torch.Generator, images: torch.Tensor, *, difficulty: float = 1.0
-) -> torch.Tensor:
+def camera_faults(generator: torch.Generator, images: torch.Tensor, *, difficulty: float = 1.0) -> torch.Tensor:
     """Degrade images [n, 3, size, size] the way cameras and thumbnails do; the result is within 0..1.
 
     A quarter are resampled from a quarter to half of their resolution, a fifth are blurred, half change in

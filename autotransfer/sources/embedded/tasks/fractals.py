@@ -26,9 +26,7 @@ class Fractals:
     """
 
     name = "fractals"
-    summary = (
-        "a coloured fractal on a plain or noisy ground; the label is the iterated function system behind it"
-    )
+    summary = "a coloured fractal on a plain or noisy ground; the label is the iterated function system behind it"
 
     def __init__(self, systems: int = 100, systems_seed: int = 3) -> None:
         self.class_names = tuple(f"fractal-{index:03d}" for index in range(systems))
@@ -43,16 +41,12 @@ class Fractals:
         points, last = self._play(generator, labels, difficulty)
         middle = points.mean(1, keepdim=True)
         spread = (points - middle).square().sum(-1).mean(1).sqrt().view(-1, 1, 1)
-        maps = canvas.affine_maps(
-            generator, count, degrees=180, scale=(0.48, 0.8), shear=0.15, difficulty=difficulty
-        )
+        maps = canvas.affine_maps(generator, count, degrees=180, scale=(0.48, 0.8), shear=0.15, difficulty=difficulty)
         points = ((points - middle) / (spread + 1e-4)) @ maps.mT
         reach = 0.2 * difficulty
         points = points + canvas.uniform(generator, (count, 1, 2), -reach, reach)
         density = _histogram(points, last, image_size)
-        ink = 1 - torch.exp(
-            -density.sum(1, keepdim=True) * canvas.uniform(generator, (count, 1, 1, 1), 0.6, 2.0)
-        )
+        ink = 1 - torch.exp(-density.sum(1, keepdim=True) * canvas.uniform(generator, (count, 1, 1, 1), 0.6, 2.0))
         share = density / (density.sum(1, keepdim=True) + 1e-6)
         paper, colour = canvas.contrasting_colours(generator, count)
         paper, colour = canvas.simplify(paper, 0.0, difficulty), canvas.simplify(colour, 1.0, difficulty)
@@ -73,9 +67,7 @@ class Fractals:
         linear = self._linear.to(device)[labels] * (
             1 + canvas.normal(generator, (count, _MAPS, 2, 2)) * 0.05 * difficulty
         )
-        shift = self._shift.to(device)[labels] + canvas.normal(generator, (count, _MAPS, 2)) * (
-            0.03 * difficulty
-        )
+        shift = self._shift.to(device)[labels] + canvas.normal(generator, (count, _MAPS, 2)) * (0.03 * difficulty)
         moves = torch.cat((linear.flatten(2), shift), -1)
         share = self._share.to(device)[labels]
         steps = _WARM_UP + _ROUNDS
@@ -105,9 +97,7 @@ def _histogram(points: torch.Tensor, last: torch.Tensor, image_size: int) -> tor
     return density + torch.nn.functional.avg_pool2d(density, 3, stride=1, padding=1)
 
 
-def _draw_systems(
-    generator: torch.Generator, systems: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _draw_systems(generator: torch.Generator, systems: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Draw contractions: linear parts [n, maps, 2, 2], shifts [n, maps, 2], probabilities [n, maps].
 
     A map is rotation * diag(singular values) * rotation * signs. Singular values in 0.25..0.8 neither

@@ -24,9 +24,7 @@ class Glyphs:
     """
 
     name = "glyphs"
-    summary = (
-        "one character of an invented script in a random hand, colour and ground; the label is the character"
-    )
+    summary = "one character of an invented script in a random hand, colour and ground; the label is the character"
 
     def __init__(self, characters: int = 200, alphabet_seed: int = 7) -> None:
         self.class_names = tuple(f"glyph-{index:03d}" for index in range(characters))
@@ -76,9 +74,7 @@ class Glyphs:
         phase = canvas.uniform(generator, (count, 1, 2), 0, 2 * math.pi)
         speed = canvas.uniform(generator, (count, 1, 2), 1.0, 4.0)
         points = points + 0.1 * difficulty * torch.sin(points.flip(-1) * speed + phase)
-        maps = canvas.affine_maps(
-            generator, count, degrees=20, scale=(0.6, 1.1), shear=0.25, difficulty=difficulty
-        )
+        maps = canvas.affine_maps(generator, count, degrees=20, scale=(0.6, 1.1), shear=0.25, difficulty=difficulty)
         reach = 0.18 * difficulty
         points = points @ maps.mT + canvas.uniform(generator, (count, 1, 2), -reach, reach)
         steps = points.view(count, _STROKES, _POINTS, 2).diff(dim=2).norm(dim=-1)

@@ -17,9 +17,7 @@ class Medley:
     def __init__(self, tasks: tuple[Task, ...]) -> None:
         self._tasks = tasks
         self.class_names = tuple(f"{task.name}: {name}" for task in tasks for name in task.class_names)
-        self.summary = (
-            "an equal mixture of tasks (" + "; ".join(f"{t.name}: {t.summary}" for t in tasks) + ")"
-        )
+        self.summary = "an equal mixture of tasks (" + "; ".join(f"{t.name}: {t.summary}" for t in tasks) + ")"
 
     def batch(
         self, generator: torch.Generator, count: int, image_size: int, *, difficulty: float = 1.0

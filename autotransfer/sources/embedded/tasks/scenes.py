@@ -25,9 +25,7 @@ class Scenes:
     """
 
     name = "scenes"
-    summary = (
-        "a coloured emblem among overlapping shapes; the label is its outline and the mark painted on it"
-    )
+    summary = "a coloured emblem among overlapping shapes; the label is its outline and the mark painted on it"
 
     def __init__(self, shapes_seed: int = 11) -> None:
         names, self._profiles = _outlines(torch.Generator().manual_seed(shapes_seed))
@@ -41,8 +39,7 @@ class Scenes:
         body, paint = canvas.contrasting_colours(generator, count)
         base, body = canvas.push_apart(canvas.random_colours(generator, count), body, margin=0.2)
         base, body, paint = (
-            canvas.simplify(colours, grey, difficulty)
-            for colours, grey in ((base, 0.0), (body, 0.5), (paint, 1.0))
+            canvas.simplify(colours, grey, difficulty) for colours, grey in ((base, 0.0), (body, 0.5), (paint, 1.0))
         )
         image = canvas.backgrounds(generator, base, image_size, difficulty=difficulty)
         for _ in range(2):
@@ -64,9 +61,7 @@ class Scenes:
         """Lay the emblem near the middle, its body and mark in the given colours [n, 3, 1, 1]."""
         count, _, size, _ = image.shape
         outline, mark = labels // len(_MARKS), labels % len(_MARKS)
-        maps = canvas.affine_maps(
-            generator, count, degrees=25, scale=(0.9, 1.5), shear=0.2, difficulty=difficulty
-        )
+        maps = canvas.affine_maps(generator, count, degrees=25, scale=(0.9, 1.5), shear=0.2, difficulty=difficulty)
         reach = 0.2 * difficulty
         place = _places(maps, canvas.uniform(generator, (count, 1, 2), -reach, reach), size)
         inside = self._inside(place, outline)

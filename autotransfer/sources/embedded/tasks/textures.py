@@ -61,14 +61,10 @@ class Textures:
     """Procedural surfaces, pattern times palette (see `Task`)."""
 
     name = "textures"
-    summary = (
-        "a procedural surface, turned, scaled and lit at random; the label is its pattern and its palette"
-    )
+    summary = "a procedural surface, turned, scaled and lit at random; the label is its pattern and its palette"
 
     def __init__(self) -> None:
-        self.class_names = tuple(
-            f"{palette[0]} {pattern[0]}" for pattern in _PATTERNS for palette in _PALETTES
-        )
+        self.class_names = tuple(f"{palette[0]} {pattern[0]}" for pattern in _PATTERNS for palette in _PALETTES)
 
     def batch(
         self, generator: torch.Generator, count: int, image_size: int, *, difficulty: float = 1.0
@@ -77,9 +73,7 @@ class Textures:
         labels = canvas.integers(generator, (count,), len(self.class_names))
         pattern, palette = labels // len(_PALETTES), labels % len(_PALETTES)
         field = self._fields(generator, pattern, image_size, difficulty)
-        return canvas.camera_faults(
-            generator, _paint(generator, field, palette), difficulty=difficulty
-        ), labels
+        return canvas.camera_faults(generator, _paint(generator, field, palette), difficulty=difficulty), labels
 
     def _fields(
         self, generator: torch.Generator, pattern: torch.Tensor, image_size: int, difficulty: float
@@ -88,16 +82,12 @@ class Textures:
         count, device = len(pattern), generator.device
         axis = canvas.axis(image_size, device)
         flat = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1).view(1, -1, 2)
-        maps = canvas.affine_maps(
-            generator, count, degrees=180, scale=(0.75, 1.35), shear=0.15, difficulty=difficulty
-        )
+        maps = canvas.affine_maps(generator, count, degrees=180, scale=(0.75, 1.35), shear=0.15, difficulty=difficulty)
         offset = canvas.uniform(generator, (count, 1, 2), -4, 4)
         bend = canvas.smooth_noise(generator, count, image_size, 2, channels=2).flatten(2).mT
         bent = canvas.uniform(generator, (count, 1, 1), -0.1, 0.12).clamp(min=0) * difficulty
         place = (flat @ maps.mT + offset + bend * bent).view(count, image_size, image_size, 2)
-        noise = canvas.fractal_noise(generator, count, image_size, torch.full((count,), 0.5, device=device))[
-            :, 0
-        ]
+        noise = canvas.fractal_noise(generator, count, image_size, torch.full((count,), 0.5, device=device))[:, 0]
         field = torch.zeros((count, image_size, image_size), device=device)
         families = [family for _, family, _, _ in _PATTERNS]
         parameters = torch.tensor([row[2:] for row in _PATTERNS], device=device)[pattern]

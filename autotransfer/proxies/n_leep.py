@@ -38,10 +38,8 @@ def n_leep(statistics: FeatureStatistics) -> float:
     """
     rows = _principal_rows(statistics)
     components = max(1, min(_COMPONENTS_PER_CLASS * statistics.classes, statistics.samples // 2))
-    if rows.shape[1] == 0:
-        memberships = np.ones((statistics.samples, 1))
-    else:
-        memberships = _mixture_memberships(rows, components)
+    one_component = np.ones((statistics.samples, 1))
+    memberships = _mixture_memberships(rows, components) if rows.shape[1] else one_component
     posterior = torch.from_numpy(memberships).to(statistics.device)
     return float(expected_predictions(posterior, statistics.labels).mean())
 

@@ -24,7 +24,7 @@ def _readme(recommendation: Recommendation, folder: Path) -> str:
         "```python\nimport timm\n"
         f'model = timm.create_model("local-dir:{folder.name}", pretrained=True)\n```\n'
         if recommendation.model.opens_with_timm
-        else "\nIts upper layers are cut off, so it opens with autotransfer (timm alone would want the whole network).\n"
+        else "\nIts upper layers are cut off, so it opens with autotransfer (timm alone wants the whole network).\n"
     )
     return (
         f"# {config.source}, transferred to {len(recommendation.model.classes)} classes\n\n"

@@ -254,7 +254,7 @@ def _alternatives(study: optuna.Study, workshop: Workshop, probe: Finalist) -> l
     from autotransfer.transfer.config import TransferConfig
 
     sign = 1 if workshop.metric.greater_is_better else -1
-    rows = []
+    rows: list[dict[str, Any]] = []
     pairs = [(TransferConfig.from_dict(t.user_attrs["config"]), float(t.value or 0.0)) for t in complete_trials(study)]
     for config, value in [*pairs, (probe.config, probe.val_score)]:
         network = build_network(

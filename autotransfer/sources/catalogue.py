@@ -110,7 +110,7 @@ def _match_embedded(pattern: str) -> list[Source]:
 
 def _match_folders(pattern: str) -> list[Source]:
     expanded = str(Path(pattern).expanduser())
-    folders = sorted(glob(expanded)) if has_magic(expanded) else [expanded]
+    folders = sorted(glob(expanded)) if has_magic(expanded) else [expanded]  # noqa: PTH207, Path.glob takes no absolute one
     usable = [Path(folder) for folder in folders if (Path(folder) / "config.json").is_file()]
     if not usable:
         raise SourceError(

@@ -62,11 +62,12 @@ def find_levels(model: nn.Module, image_size: int, in_channels: int = 3) -> tupl
     model.eval()
     device = next(model.parameters()).device
     image = torch.zeros(1, in_channels, image_size, image_size, device=device)
+    network: Any = model
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     counts = {name: parameter.numel() for name, parameter in model.named_parameters()}
     try:
         with torch.enable_grad():
-            outputs = model.forward_intermediates(image.requires_grad_(), intermediates_only=True)
+            outputs = network.forward_intermediates(image.requires_grad_(), intermediates_only=True)
         levels: list[Level] = []
         for timm_index, output in enumerate(outputs):
             if levels and _same(output, outputs[timm_index - 1]):

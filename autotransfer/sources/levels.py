@@ -24,7 +24,8 @@ class Level:
         channels: width of the pooled features.
         reduction: input pixels per output pixel along one side.
         parameters: names of the parameters that levels 1..index consist of.
-        modules: names of the leaf modules that levels 1..index consist of.
+        modules: names of the modules that levels 1..index consist of. Not only leaves: timm's `BatchNormAct2d`
+            keeps norm statistics and has children, attention keeps buffers beside its linear layers.
         parameter_count: number of weights in levels 1..index.
         flops: floating-point operations of levels 1..index for one image (a multiply-add counts two).
     """
@@ -42,8 +43,9 @@ class Level:
 def find_levels(model: nn.Module, image_size: int, in_channels: int = 3) -> tuple[Level, ...]:
     """Find where `model` can be cut, with what each level consists of and costs.
 
-    Levels whose output is the same as the one before (an `Identity` stage) are left out. The last level
-    always stands for the whole network up to the pooled features that its own classifier reads.
+    Levels nest: an output that is the same as the one before (an `Identity` stage), or that does not build on
+    it (a parallel branch), is left out. The last level always stands for the whole network up to the pooled
+    features that its own classifier reads.
 
     Args:
         model: any timm model with `forward_intermediates`, on any device; left in the mode it was in.
@@ -70,9 +72,9 @@ def find_levels(model: nn.Module, image_size: int, in_channels: int = 3) -> tupl
             outputs = network.forward_intermediates(image.requires_grad_(), intermediates_only=True)
         levels: list[Level] = []
         for timm_index, output in enumerate(outputs):
-            if levels and _same(output, outputs[timm_index - 1]):
-                continue
             parameters = frozenset(names[key] for key in _parameters_behind(output) if key in names)
+            if levels and (_same(output, outputs[timm_index - 1]) or not levels[-1].parameters <= parameters):
+                continue
             modules, flops = _modules_and_flops(model, image, timm_index)
             levels.append(
                 Level(
@@ -98,7 +100,7 @@ def _whole_network(model: nn.Module, image: Tensor, last: Level) -> Level:
 
     classifier = classifier_parameters(model)
     parameters = frozenset(name for name, _ in model.named_parameters() if name not in classifier)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.enable_grad(), FlopCounterMode(display=False) as counter:  # see _modules_and_flops
         features = pooled_features(model, image)
     return Level(
         index=last.index,
@@ -106,7 +108,7 @@ def _whole_network(model: nn.Module, image: Tensor, last: Level) -> Level:
         channels=features.shape[1],
         reduction=last.reduction,
         parameters=parameters,
-        modules=frozenset(name for name, module in model.named_modules() if not any(module.children())),
+        modules=frozenset(name for name, _ in model.named_modules() if name),
         parameter_count=sum(p.numel() for name, p in model.named_parameters() if name in parameters),
         flops=counter.get_total_flops(),
     )
@@ -151,7 +153,10 @@ def _parameters_behind(output: Tensor) -> set[int]:
 
 
 def _modules_and_flops(model: nn.Module, image: Tensor, timm_index: int) -> tuple[frozenset[str], int]:
-    """The leaf modules called on the way to a level, and the cost of that way."""
+    """The modules called on the way to a level, and the cost of that way.
+
+    Counted with gradients on: the counter stumbles over views of parameters (class tokens) that have none.
+    """
     from torch.utils.flop_counter import FlopCounterMode
 
     network: Any = model
@@ -159,10 +164,10 @@ def _modules_and_flops(model: nn.Module, image: Tensor, timm_index: int) -> tupl
     hooks = [
         module.register_forward_pre_hook(lambda _module, _args, name=name: called.add(name))
         for name, module in model.named_modules()
-        if not any(module.children())
+        if name
     ]
     try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        with torch.enable_grad(), FlopCounterMode(display=False) as counter:
             network.forward_intermediates(image, indices=[timm_index], stop_early=True, intermediates_only=True)
     finally:
         for hook in hooks:

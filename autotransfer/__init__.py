@@ -16,13 +16,14 @@ __all__ = ["AutotransferError", "Recommendation", "__version__", "load", "recomm
 
 if TYPE_CHECKING:
     from autotransfer.errors import AutotransferError
-    from autotransfer.recommendation import Recommendation, load, recommend
+    from autotransfer.recommendation import Recommendation, recommend
     from autotransfer.search.scoring import score
+    from autotransfer.transfer.model import load_model as load
 
 _HOMES = {
     "AutotransferError": "autotransfer.errors",
     "Recommendation": "autotransfer.recommendation",
-    "load": "autotransfer.recommendation",
+    "load": "autotransfer.transfer.model:load_model",
     "recommend": "autotransfer.recommendation",
     "score": "autotransfer.search.scoring",
 }
@@ -34,7 +35,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'autotransfer' has no attribute {name!r}")
     from importlib import import_module
 
-    value = getattr(import_module(_HOMES[name]), name)
+    module, _, attribute = _HOMES[name].partition(":")
+    value = getattr(import_module(module), attribute or name)
     globals()[name] = value
     return value
 

@@ -4,34 +4,33 @@ Only what parses and prints is imported here; everything heavy is imported by th
 that `--help` and `--version` answer at once.
 """
 
-import json
 import math
-import numbers
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
 from autotransfer.errors import AutotransferError, SpaceError
+from autotransfer.printing import (
+    answer_console,
+    print_frame,
+    print_heading,
+    print_json,
+    print_line,
+    print_recommendation,
+    print_table,
+)
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from autotransfer.progress import ProgressListener
-    from autotransfer.recommendation import Recommendation
 
 _T = TypeVar("_T")
-
-# Standard output that is no terminal has no width: wide enough that no table is cut.
-_PIPE_WIDTH = 200
-_SHOWN_SOURCES = 10
 
 
 class _Commands(TyperGroup):
@@ -160,7 +159,7 @@ def recommend(
             device=device,
             listeners=(progress,),
         )
-    _print_recommendation(recommendation, as_json=as_json)
+    print_recommendation(recommendation, as_json=as_json)
 
 
 @app.command()
@@ -188,7 +187,7 @@ def score(
             device=device,
             listeners=(progress,),
         )
-    _print_frame(scores, as_json=as_json, as_csv=as_csv)
+    print_frame(scores, as_json=as_json, as_csv=as_csv)
 
 
 @app.command()
@@ -201,12 +200,12 @@ def predict(
     """Label IMAGES with a recommended model."""
     _refuse_both(as_json, as_csv)
     with redirect_stdout(sys.stderr):
-        from autotransfer.recommendation import load
+        from autotransfer import load
 
         predictions = load(model_dir).predict(images)
     if not (as_json or as_csv):
         predictions = predictions[["image", "label", "confidence"]]
-    _print_frame(predictions, as_json=as_json, as_csv=as_csv)
+    print_frame(predictions, as_json=as_json, as_csv=as_csv)
 
 
 @app.command()
@@ -224,9 +223,9 @@ def sources(
         load_plugins(plugin or [])
         found = [{"source": source.name, "kind": source.kind} for source in find_sources([pattern])]
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
-    _print_table(("source", "kind"), (row.values() for row in found))
+    print_table(("source", "kind"), (row.values() for row in found))
     Console(stderr=True).print(f"{len(found)} sources match '{pattern}'.", highlight=False, markup=False)
 
 
@@ -246,10 +245,10 @@ def spaces(as_json: AsJson = False) -> None:
             for name, path in list_spaces().items()
         ]
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     rows = ((row["space"], row["description"], ", ".join(row["sources"]), row["file"]) for row in found)
-    _print_table(("space", "description", "sources", "file"), rows)
+    print_table(("space", "description", "sources", "file"), rows)
 
 
 @app.command()
@@ -276,7 +275,7 @@ def demo(
             seed=seed,
             listeners=(progress,),
         )
-    _print_recommendation(recommendation, as_json=False)
+    print_recommendation(recommendation, as_json=False)
 
 
 @app.command()
@@ -287,13 +286,13 @@ def doctor(as_json: AsJson = False) -> None:
 
         findings = examine()
     if as_json:
-        _print_json(findings)
+        print_json(findings)
         return
-    console = _answer()
+    console = answer_console()
     for section, found in findings.items():
-        _heading(console, section)
+        print_heading(console, section)
         for name, finding in found.items():
-            _line(console, f"  {name}: {finding}")
+            print_line(console, f"  {name}: {finding}")
 
 
 def main() -> None:
@@ -332,174 +331,6 @@ def _positive(value: float) -> float:
 def _refuse_both(as_json: bool, as_csv: bool) -> None:
     if as_json and as_csv:
         raise SpaceError("--json and --csv exclude each other; give one of them.")
-
-
-def _print_recommendation(recommendation: "Recommendation", *, as_json: bool) -> None:
-    if as_json:
-        _print_json(recommendation.to_dict())
-        return
-    console = _answer()
-    _print_answer(console, recommendation)
-    _print_evidence(console, recommendation)
-    _print_whereabouts(console, recommendation)
-
-
-def _print_answer(console: Console, recommendation: "Recommendation") -> None:
-    config, test = recommendation.config, recommendation.test
-    _heading(console, "Recommendation")
-    _line(console, f"  source: {config.source if not config.from_scratch else 'none: train from scratch'}")
-    _line(console, f"  levels: {_levels(recommendation)}")
-    _line(console, f"  test {test.metric}: {_interval(test)}, {test.n} images")
-    for sentence in recommendation.why:
-        _line(console, f"  - {sentence}")
-
-
-def _print_evidence(console: Console, recommendation: "Recommendation") -> None:
-    test = recommendation.test
-    _heading(console, "Against the baselines, on the same test images")
-    rows = [("recommendation", _interval(test), "")]
-    for name, baseline in recommendation.baselines.items():
-        rows.append((name.replace("_", " "), _interval(baseline), f"{test.value - baseline.value:+.4f}"))
-    _print_table(("model", f"{test.metric} (95% interval)", "recommendation is"), rows, console)
-
-    ranked = recommendation.sources
-    if len(ranked) > 0 and "source" in ranked.columns:
-        best = ranked.drop_duplicates("source")
-        _heading(console, f"Ranking of sources: the best level of each, before training ({len(best)} in all)")
-        wanted = ("source", "level", "parameters", "linear_probe", "logme", "h_score", "knn")
-        shown = best[[name for name in wanted if name in best.columns]].head(_SHOWN_SOURCES)
-        ranks = ((str(rank), *row) for rank, row in enumerate(_cells(shown), start=1))
-        _print_table(("", *map(str, shown.columns)), ranks, console)
-
-    _heading(console, "Trials and cost")
-    if "state" in recommendation.trials.columns:
-        counts = recommendation.trials["state"].value_counts()
-        states = ", ".join(f"{count} {state}" for state, count in counts.items())
-        _line(console, f"  trials: {states or 'none'}")
-    _line(console, f"  {_cost(recommendation.cost)}")
-
-
-def _print_whereabouts(console: Console, recommendation: "Recommendation") -> None:
-    _heading(console, "Where everything lies")
-    _line(console, f"  study: {recommendation.study} in {recommendation.storage}")
-    if recommendation.folder is not None:
-        _line(console, f"  model and evidence: {recommendation.folder}")
-        _heading(console, "Load it")
-        _line(console, "  import autotransfer")
-        _line(console, f"  model = autotransfer.load({str(recommendation.folder)!r})")
-        _line(console, '  model.predict(["new.jpg"])')
-    uri = recommendation.tracking_uri
-    if not uri:
-        return
-    _heading(console, "See every trial in MLflow")
-    command = getattr(recommendation, "mlflow_command", None)
-    address = getattr(recommendation, "mlflow_run_url", None)
-    if command is None and not uri.startswith(("http://", "https://")):
-        command = f"mlflow ui --backend-store-uri '{uri}'"
-    if command:
-        _line(console, f"  {command}")
-    _line(console, f"  open {address or (uri if not command else 'http://127.0.0.1:5000')}")
-
-
-def _levels(recommendation: "Recommendation") -> str:
-    """How much is transferred: "first k of K, f frozen, above: dropped"."""
-    config, ranked = recommendation.config, recommendation.sources
-    if config.from_scratch:
-        return "none, everything is trained from scratch"
-    all_levels = 0
-    if {"source", "level"} <= set(ranked.columns):
-        all_levels = int(ranked.loc[ranked["source"] == config.source, "level"].nunique())
-    of_all = f" of {all_levels}" if all_levels >= config.transferred_layers else ""
-    above = {"drop": "dropped", "reinit": "reinitialised"}[config.upper_layers]
-    if of_all and config.transferred_layers == all_levels:
-        above = "nothing"
-    return f"first {config.transferred_layers}{of_all}, {config.frozen_layers} frozen, above: {above}"
-
-
-def _interval(score: Any) -> str:
-    return f"{score.value:.4f} [{score.low:.4f}, {score.high:.4f}]"
-
-
-def _cost(cost: Mapping[str, float]) -> str:
-    """Seconds by phase and trials by state in one line."""
-    from autotransfer.quantities import format_duration
-
-    parts = []
-    for name, value in cost.items():
-        label = name.removeprefix("seconds.").removesuffix("_seconds").replace("_", " ").replace(".", " ")
-        counted = name.startswith("trials") or isinstance(value, int)
-        parts.append(f"{label} {value:g}" if counted else f"{label} {format_duration(value)}")
-    return ", ".join(parts)
-
-
-def _answer() -> Console:
-    """Standard output, wide enough when it is no terminal."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=_PIPE_WIDTH)
-
-
-def _heading(console: Console, title: str) -> None:
-    console.print()
-    console.print(Text(title, style="bold"), soft_wrap=True)
-
-
-def _line(console: Console, line: str) -> None:
-    console.print(line, markup=False, soft_wrap=True)
-
-
-def _print_table(columns: Sequence[str], rows: Iterable[Iterable[object]], console: Console | None = None) -> None:
-    table = Table(box=None, pad_edge=True, header_style="bold")
-    for column in columns:
-        table.add_column(Text(column), overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))
-    (console or _answer()).print(table)
-
-
-def _print_frame(frame: "pd.DataFrame", *, as_json: bool, as_csv: bool) -> None:
-    if as_csv:
-        typer.echo(frame.to_csv(index=False), nl=False)
-    elif as_json:
-        _print_json(json.loads(frame.to_json(orient="records", double_precision=15)))
-    else:
-        _print_table([str(name) for name in frame.columns], _cells(frame))
-
-
-def _cells(frame: "pd.DataFrame") -> Iterator[list[str]]:
-    """The rows of a table as people read them: three digits, large counts with a unit."""
-    for row in frame.itertuples(index=False):
-        yield [_cell(str(name), value) for name, value in zip(frame.columns, row, strict=True)]
-
-
-def _cell(column: str, value: Any) -> str:
-    from autotransfer.quantities import format_count
-
-    if value is None or value != value:  # NaN
-        return "-"
-    if column in ("parameters", "flops"):
-        return format_count(value)
-    if isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral):
-        return f"{float(value):.4g}"
-    return str(value)
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(_valid_json(value), indent=2, allow_nan=False))
-
-
-def _valid_json(value: Any) -> Any:
-    """What JSON can say: null for NaN and infinity, plain numbers for NumPy's, text for anything else."""
-    if isinstance(value, Mapping):
-        return {str(key): _valid_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_valid_json(item) for item in value]
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    if isinstance(value, numbers.Real):
-        return float(value) if math.isfinite(value) else None
-    return str(value)
 
 
 if __name__ == "__main__":

@@ -131,8 +131,7 @@ class ProgressListener:
                 self._steps += 1
                 self._say(f"skipped {event.source}: {event.reason}", style="yellow")
             case TrialStarted():
-                role = f" ({event.role})" if event.role else ""
-                self._running[event.number] = f"trial {event.number}{role}: {event.config.source}"
+                self._running[event.number] = f"trial {event.number}: {_summary(event)}"
             case EpochFinished():
                 self._show_epoch(event)
             case TrialFinished():
@@ -161,8 +160,8 @@ class ProgressListener:
         self._running[event.number] = " · ".join([label, f"epoch {event.epoch}", *scores[:1]])
 
     def _finish_trial(self, event: TrialFinished) -> None:
-        self._steps += 1
-        self._running.pop(event.number, None)
+        self._steps += event.trained
+        label = self._running.pop(event.number, f"trial {event.number}").split(" · ")[0]
         self._trials[event.state] += 1
         if event.best_value is not None:
             self._best = (event.best_value, event.best_number)
@@ -170,12 +169,11 @@ class ProgressListener:
             self._deadline = self._clock() + event.time_left
         value = f" {event.value:.4f}" if event.value is not None else ""
         reason = f" ({event.reason})" if event.reason and event.state != "complete" else ""
-        line = f"trial {event.number} {event.state}{value} in {format_duration(event.seconds)}{reason}"
-        if self._console.is_terminal:
-            # The counts stand below; a line for every pruned trial would only scroll.
-            if event.state == "failed":
-                self._say(line, style="yellow")
-        else:
+        line = f"{label} -> {event.state}{value} in {format_duration(event.seconds)}{reason}"
+        if event.state == "failed":
+            self._say(line, style="yellow")
+        elif event.trained and not self._console.is_terminal:
+            # Those pruned before training are many and cost nothing: they only count.
             self._say(f"{line} | {self._state_line()}")
 
     def _phase_line(self) -> str:
@@ -207,3 +205,13 @@ class ProgressListener:
 
     def _say(self, line: str, style: str | None = None) -> None:
         self._console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _summary(event: TrialStarted) -> str:
+    """The configuration of a trial in a few words."""
+    config = event.config
+    how = "from scratch"
+    if not config.from_scratch:
+        above = ", above reinitialised" if config.upper_layers == "reinit" else ""
+        how = f"{config.transferred_layers} levels{above}, {config.frozen_layers} frozen"
+    return f"{config.source} {how}, {config.epochs} epochs"

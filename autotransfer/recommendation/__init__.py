@@ -2,6 +2,5 @@
 
 from autotransfer.recommendation.pipeline import recommend
 from autotransfer.recommendation.recommendation import Recommendation, Score
-from autotransfer.transfer.model import load_model as load
 
-__all__ = ["Recommendation", "Score", "load", "recommend"]
+__all__ = ["Recommendation", "Score", "recommend"]

@@ -1,17 +1,18 @@
 """The final training and the one evaluation on the test split."""
 
-import time
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import optuna
-import torch
+from safetensors.torch import load_file
 
 from autotransfer.probing import fit_linear_head
 from autotransfer.recommendation.recommendation import Score
 from autotransfer.search.candidates import Candidate
+from autotransfer.search.forecast import refit_seconds
 from autotransfer.search.study import Budget
 from autotransfer.search.trials import Workshop, linear_probe_config
 from autotransfer.transfer.config import TransferConfig
@@ -34,39 +35,42 @@ class Finalist:
         model: trained on train + validation where `refitted`, else on train.
         val_score: the score that selected it.
         probabilities: [n_test, num_classes].
+        train_only: the same by weights that were trained on the train split alone, so that two finalists
+            can be compared on equal terms.
         refitted: whether the validation images were used for the final training.
-        seconds: of the final training.
     """
 
     config: TransferConfig
     model: TransferModel
     val_score: float
     probabilities: npt.NDArray[np.float32]
+    train_only: npt.NDArray[np.float32]
     refitted: bool
-    seconds: float
 
 
-def finish_trial(trial: optuna.trial.FrozenTrial, workshop: Workshop, budget: Budget) -> Finalist:
-    """Train a trial's configuration again on train + validation, or take its kept weights where time is short."""
+def keep_trial(trial: optuna.trial.FrozenTrial, workshop: Workshop) -> Finalist:
+    """A trial's configuration with the weights that the trial ended with."""
     config = TransferConfig.from_dict(trial.user_attrs["config"])
-    started = time.perf_counter()
     model = workshop.start(config)
-    refitted = workshop.go_on() and budget.fits(refit_seconds(trial, workshop))
-    if refitted:
-        try:
-            model = _refit(config, workshop)
-        except InterruptedError:
-            refitted = False
-    if not refitted:
-        _load_checkpoint(model, trial.number, workshop)
+    model.load_state_dict(load_file(workshop.checkpoints / f"trial-{trial.number}.safetensors"))
     probabilities = _test_probabilities(model, config, workshop)
-    seconds = time.perf_counter() - started
-    return Finalist(config, model, float(trial.value or 0.0), probabilities, refitted, seconds)
+    return Finalist(config, model, float(trial.value or 0.0), probabilities, probabilities, False)
+
+
+def finish_trial(kept: Finalist, trial: optuna.trial.FrozenTrial, workshop: Workshop, budget: Budget) -> Finalist:
+    """Train a trial's configuration again on train + validation, or keep its weights where time is short."""
+    if not workshop.go_on() or not budget.fits(refit_seconds(trial, workshop.dataset)):
+        return kept
+    try:
+        model = _refit(kept.config, workshop)
+    except InterruptedError:
+        return kept
+    probabilities = _test_probabilities(model, kept.config, workshop)
+    return dataclasses.replace(kept, model=model, probabilities=probabilities, refitted=True)
 
 
 def finish_linear_probe(candidate: Candidate, workshop: Workshop) -> Finalist:
     """Solve the linear probe of a candidate again on the probed train + validation images."""
-    started = time.perf_counter()
     config = linear_probe_config(workshop, candidate.source.name, candidate.level)
     made = workshop.pool.probes[candidate.source.name]
     head = fit_linear_head(
@@ -76,16 +80,11 @@ def finish_linear_probe(candidate: Candidate, workshop: Workshop) -> Finalist:
         candidate.head.strength,
     )
     model = workshop.start(config)
+    set_classifier(model, candidate.head.weight, candidate.head.bias)
+    train_only = _test_probabilities(model, config, workshop)
     set_classifier(model, head.weight, head.bias)
     probabilities = _test_probabilities(model, config, workshop)
-    seconds = time.perf_counter() - started
-    return Finalist(config, model, candidate.linear_probe, probabilities, True, seconds)
-
-
-def refit_seconds(trial: optuna.trial.FrozenTrial, workshop: Workshop) -> float:
-    """How long the final training of a trial will take, from what the trial took."""
-    train_rows, all_rows = workshop.dataset.rows("train"), workshop.dataset.rows("train", "val")
-    return float(trial.user_attrs.get("seconds", 0.0)) * len(all_rows) / len(train_rows) * 1.1
+    return Finalist(config, model, candidate.linear_probe, probabilities, train_only, True)
 
 
 def majority_probabilities(workshop: Workshop) -> npt.NDArray[np.float32]:
@@ -101,20 +100,6 @@ def score_on_test(metric: Metric, probabilities: npt.NDArray[np.float32], worksh
     codes = workshop.dataset.codes[workshop.dataset.rows("test")]
     low, high = bootstrap_interval(metric, probabilities, codes, seed=workshop.seed)
     return Score(metric.name, metric(probabilities, codes), low, high, len(codes))
-
-
-def measure_latency_ms(model: TransferModel, image_size: int, *, repeats: int = 9) -> float:
-    """The median time of one image on the CPU in milliseconds, after two warm-up passes."""
-    model = model.to("cpu").eval()
-    image = torch.zeros(1, 3, image_size, image_size).contiguous(memory_format=torch.channels_last)
-    times = []
-    with torch.inference_mode():
-        for index in range(repeats + 2):
-            started = time.perf_counter()
-            model(image)
-            if index >= 2:
-                times.append(time.perf_counter() - started)
-    return float(np.median(times)) * 1e3
 
 
 def _refit(config: TransferConfig, workshop: Workshop) -> TransferModel:
@@ -133,12 +118,6 @@ def _refit(config: TransferConfig, workshop: Workshop) -> TransferModel:
         go_on=go_on,
     )
     return model
-
-
-def _load_checkpoint(model: TransferModel, number: int, workshop: Workshop) -> None:
-    from safetensors.torch import load_file
-
-    model.load_state_dict(load_file(workshop.checkpoints / f"trial-{number}.safetensors"))
 
 
 def _test_probabilities(model: TransferModel, config: TransferConfig, workshop: Workshop) -> npt.NDArray[np.float32]:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pandas as pd
@@ -16,19 +15,10 @@ import torch
 import autotransfer
 from autotransfer.datasets import Dataset, load_dataset
 from autotransfer.device import choose_device
-from autotransfer.errors import StudyError
 from autotransfer.quantities import parse_count, parse_duration
-from autotransfer.recommendation.final import (
-    Finalist,
-    finish_linear_probe,
-    finish_trial,
-    majority_probabilities,
-    measure_latency_ms,
-    refit_seconds,
-    score_on_test,
-)
+from autotransfer.recommendation.answer import answer
+from autotransfer.recommendation.latency import level_latencies_ms
 from autotransfer.recommendation.recommendation import Recommendation
-from autotransfer.recommendation.why import negative_transfer, reasons
 from autotransfer.search.candidates import build_pool
 from autotransfer.search.events import Event, Listener, Notice, PhaseStarted, StudyFailed, StudyFinished, StudyStarted
 from autotransfer.search.space import Space, load_space
@@ -38,15 +28,12 @@ from autotransfer.search.study import (
     open_study,
     storage_url,
     study_name,
-    trained_trials,
 )
-from autotransfer.search.trials import Workshop, best_trial, queue_first_trials, run_trials
+from autotransfer.search.trials import Workshop, queue_first_trials, run_trials
 from autotransfer.settings import settings
-from autotransfer.sources import Source, find_sources, load_plugins
+from autotransfer.sources import find_sources, load_plugins
 from autotransfer.tracking import MlflowTracker
 from autotransfer.transfer.evaluation import get_metric
-from autotransfer.transfer.model import TrainedModel
-from autotransfer.transfer.surgery import build_network
 
 _DEFAULT_BUDGET = "10m"
 
@@ -160,20 +147,19 @@ def recommend(
                 seed=seed,
                 max_parameters=limit,
                 max_latency_ms=max_latency,
-                latencies_ms=_latencies(pool.sources(), pool.image_sizes, dataset) if max_latency else {},
+                latencies_ms=level_latencies_ms(pool, len(dataset.classes)) if max_latency else {},
                 go_on=go_on,
             )
             if not handle.study.get_trials(deepcopy=False):
                 queue_first_trials(handle.study, workshop)
             tell(PhaseStarted("search", total=clock.trials))
-            run_trials(handle.study, workshop, clock, lambda: _reserve(handle.study, workshop), tell)
+            run_trials(handle.study, workshop, clock, tell)
             search_seconds = time.perf_counter() - started - probing_seconds
             tell(PhaseStarted("final"))
-            answer = _answer(handle.study, workshop, clock, pool_plugins=[*chosen.plugins, *plugins])
+            finished, evidence = answer(handle.study, workshop, clock, plugins=(*chosen.plugins, *plugins))
     except BaseException as error:
         tell(StudyFailed(name, f"{type(error).__name__}: {error}"))
         raise
-    finished, evidence = answer
     cost = {
         "total_seconds": time.perf_counter() - started,
         "probing_seconds": probing_seconds,
@@ -198,119 +184,8 @@ def recommend(
     metrics = {f"test.{objective.name}": recommendation.test.value, **{k: float(v) for k, v in cost.items()}}
     metrics |= {f"baseline.{key}": score.value for key, score in recommendation.baselines.items()}
     example = str(dataset.samples["image"].iloc[int(dataset.rows("test")[0])])
-    tell(StudyFinished(name, str(folder.resolve()), metrics, {"source": finished.config.source}, example))
+    tell(StudyFinished(name, str(folder.resolve()), metrics, {"source": finished.source}, example))
     return recommendation
-
-
-def _answer(
-    study: optuna.Study, workshop: Workshop, clock: Budget, pool_plugins: list[str]
-) -> tuple[Finalist, dict[str, Any]]:
-    metric = workshop.metric
-    admissible = [c for c in workshop.pool.candidates if not _beyond_limits(c.source.name, c.level, workshop)]
-    if not admissible:
-        raise StudyError("no (source, level) keeps within --max-params / --max-latency; loosen the limits.")
-    sign = 1 if metric.greater_is_better else -1
-    probe = finish_linear_probe(max(admissible, key=lambda c: sign * c.linear_probe), workshop)
-    transferred = best_trial(study, metric, from_scratch=False)
-    scratch_trial = best_trial(study, metric, from_scratch=True)
-    chosen = finish_trial(transferred, workshop, clock) if transferred is not None else probe
-    if not metric.better(chosen.val_score, probe.val_score):
-        chosen = probe
-    scratch = finish_trial(scratch_trial, workshop, clock) if scratch_trial is not None else None
-    if scratch is not None and metric.better(scratch.val_score, chosen.val_score):
-        chosen = scratch
-    transferring = chosen if chosen is not scratch else probe
-    verdict = negative_transfer(transferring, scratch, workshop)
-    baselines = {
-        "majority_class": score_on_test(metric, majority_probabilities(workshop), workshop),
-        "linear_probe": score_on_test(metric, probe.probabilities, workshop),
-    }
-    if scratch is not None:
-        baselines["from_scratch"] = score_on_test(metric, scratch.probabilities, workshop)
-    source = workshop.source(chosen.config.source)
-    model = TrainedModel(
-        network=chosen.model.to("cpu").eval(),
-        classes=workshop.dataset.classes,
-        config=chosen.config,
-        source=source,
-        preprocessing=source.data_config,
-        plugins=tuple(pool_plugins),
-    )
-    evidence = {
-        "model": model,
-        "config": chosen.config,
-        "test": score_on_test(metric, chosen.probabilities, workshop),
-        "baselines": baselines,
-        "negative_transfer": verdict,
-        "alternatives": _alternatives(study, workshop, probe),
-        "why": reasons(chosen, probe, workshop, verdict, len(trained_trials(study))),
-    }
-    return chosen, evidence
-
-
-def _alternatives(study: optuna.Study, workshop: Workshop, probe: Finalist) -> list[dict[str, Any]]:
-    """The Pareto front of validation score, latency and size among trained configurations and the probe."""
-    from autotransfer.search.study import complete_trials
-    from autotransfer.transfer.config import TransferConfig
-
-    sign = 1 if workshop.metric.greater_is_better else -1
-    rows: list[dict[str, Any]] = []
-    pairs = [(TransferConfig.from_dict(t.user_attrs["config"]), float(t.value or 0.0)) for t in complete_trials(study)]
-    for config, value in [*pairs, (probe.config, probe.val_score)]:
-        network = build_network(
-            workshop.source(config.source),
-            transferred_layers=config.transferred_layers,
-            upper_layers=config.upper_layers,
-            num_classes=len(workshop.dataset.classes),
-        )
-        rows.append(
-            {
-                "source": config.source,
-                "transferred_layers": config.transferred_layers,
-                "upper_layers": config.upper_layers,
-                "frozen_layers": config.frozen_layers,
-                "val_score": value,
-                "parameters": sum(p.numel() for p in network.parameters()),
-                "latency_ms": measure_latency_ms(network, config.image_size),
-            }
-        )
-
-    def dominated(row: dict[str, Any]) -> bool:
-        mine = (-sign * row["val_score"], row["parameters"], row["latency_ms"])
-        others = [(-sign * o["val_score"], o["parameters"], o["latency_ms"]) for o in rows if o is not row]
-        return any(all(a <= b for a, b in zip(o, mine, strict=True)) and o != mine for o in others)
-
-    front = [row for row in rows if not dominated(row)]
-    return sorted(front, key=lambda row: -sign * row["val_score"])
-
-
-def _beyond_limits(source: str, level: int, workshop: Workshop) -> str:
-    from autotransfer.search.trials import exceeds_limits, linear_probe_config
-
-    return exceeds_limits(linear_probe_config(workshop, source, level), workshop)
-
-
-def _latencies(sources: list[Source], image_sizes: dict[str, int], dataset: Dataset) -> dict[tuple[str, int], float]:
-    """Measured CPU latency of every (source, level), cut above the level."""
-    return {
-        (source.name, level.index): measure_latency_ms(
-            build_network(
-                source,
-                transferred_layers=level.index,
-                upper_layers="drop",
-                num_classes=len(dataset.classes),
-            ),
-            image_sizes[source.name],
-        )
-        for source in sources
-        for level in source.levels
-    }
-
-
-def _reserve(study: optuna.Study, workshop: Workshop) -> float:
-    """Seconds that the final trainings will take."""
-    picked = [best_trial(study, workshop.metric, from_scratch=flag) for flag in (False, True)]
-    return sum(refit_seconds(trial, workshop) for trial in picked if trial is not None)
 
 
 def _budget_seconds(budget: str | float | None, trials: int | None, space: Space) -> float | None:
@@ -361,7 +236,7 @@ def _params(
         "splits": dataset.split_origin,
         "space": space.name,
         "sources": ", ".join(space.sources)[:500],
-        "budget_seconds": seconds,
+        "budget": seconds,
         "trials": trials,
         "seed": seed,
         "device": str(device),
@@ -422,7 +297,6 @@ def _interruptible(tell: Callable[[Event], None]) -> Iterator[Callable[[], bool]
         tell(Notice("Stopping: answering with what is known. Ctrl-C again to give up."))
 
     previous = signal.signal(signal.SIGINT, handle)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         yield lambda: not stop.is_set()
     finally:

@@ -9,14 +9,17 @@ from autotransfer.transfer.evaluation import Metric, bootstrap_difference
 
 
 def negative_transfer(chosen: Finalist, scratch: Finalist | None, workshop: Workshop) -> dict[str, Any]:
-    """Whether transferring beats training from scratch on the test images, with a paired bootstrap interval."""
+    """Whether transferring beats training from scratch on the test images, with a paired bootstrap interval.
+
+    Both are judged by weights trained on the train split alone, so that neither has seen more.
+    """
     if scratch is None:
         return {"verdict": "unknown", "evidence": "No run from scratch finished, so there is nothing to compare with."}
     codes = workshop.dataset.codes[workshop.dataset.rows("test")]
     metric = workshop.metric
-    low, high = bootstrap_difference(metric, chosen.probabilities, scratch.probabilities, codes, seed=workshop.seed)
+    low, high = bootstrap_difference(metric, chosen.train_only, scratch.train_only, codes, seed=workshop.seed)
     verdict = "no" if low > 0 else "yes" if high < 0 else "undecided"
-    ours, theirs = metric(chosen.probabilities, codes), metric(scratch.probabilities, codes)
+    ours, theirs = metric(chosen.train_only, codes), metric(scratch.train_only, codes)
     said = {
         "no": "Transfer helps",
         "yes": "Transfer hurts (negative transfer)",
@@ -25,7 +28,7 @@ def negative_transfer(chosen: Finalist, scratch: Finalist | None, workshop: Work
     return {
         "verdict": verdict,
         "evidence": f"{said}: {metric.name} {ours:.4f} against {theirs:.4f} from scratch "
-        f"(95% interval of the gain {low:+.4f} to {high:+.4f}).",
+        f"(both trained on train alone; 95% interval of the gain {low:+.4f} to {high:+.4f}).",
         "low": low,
         "high": high,
     }

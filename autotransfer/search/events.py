@@ -82,7 +82,11 @@ class EpochFinished:
 
 @dataclass(frozen=True)
 class TrialFinished:
-    """A trial has ended; `value` is its score where it has one, `reason` why it was pruned or failed."""
+    """A trial has ended.
+
+    `value` is its score where it has one, `reason` why it was pruned or failed, `trained` False where it was
+    pruned before any training.
+    """
 
     number: int
     state: TrialState
@@ -92,6 +96,7 @@ class TrialFinished:
     best_value: float | None
     best_number: int | None
     time_left: float | None
+    trained: bool = True
 
 
 @dataclass(frozen=True)

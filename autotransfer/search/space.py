@@ -46,6 +46,11 @@ class IntRange(_Strict):
             raise ValueError(f"min must be at most max, but got {self.min} > {self.max}")
         return self
 
+    def largest(self, limit: int | None = None) -> int:
+        """The largest member that is at most `limit` (and at least `min`)."""
+        upper = self.max if limit is None else max(self.min, min(limit, self.max))
+        return upper - (upper - self.min) % self.step
+
 
 class Parameters(_Strict):
     """What the study chooses for every trial."""
@@ -53,7 +58,7 @@ class Parameters(_Strict):
     upper_layers: list[Literal["drop", "reinit"]] = Field(default=["drop", "reinit"], min_length=1)
     learning_rate: FloatRange = FloatRange(min=1e-4, max=1e-2, log=True)
     weight_decay: FloatRange = FloatRange(min=1e-4, max=1e-1, log=True)
-    epochs: IntRange = IntRange(min=6, max=12, step=3)
+    epochs: IntRange = IntRange(min=2, max=12, step=2)
 
 
 class Training(_Strict):

@@ -70,6 +70,7 @@ def open_study(
     Raises:
         StudyError: it exists and `resume` is not given, or it is about something else.
     """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = open_storage(url)
     pruner = optuna.pruners.MedianPruner(
         n_startup_trials=space.pruning.startup_trials, n_warmup_steps=space.pruning.warmup_epochs

@@ -19,7 +19,8 @@ from autotransfer.probing import fit_linear_head
 from autotransfer.search.candidates import Pool
 from autotransfer.search.events import EpochFinished, Listener, TrialFinished, TrialStarted
 from autotransfer.search.events import TrialState as TrialOutcome
-from autotransfer.search.space import Space
+from autotransfer.search.forecast import Forecast, refit_seconds
+from autotransfer.search.space import IntRange, Space
 from autotransfer.search.study import Budget, ask, complete_trials, trained_trials
 from autotransfer.sources import Source
 from autotransfer.transfer.config import TransferConfig, canonical
@@ -31,7 +32,10 @@ logger = logging.getLogger(__name__)
 
 _DEFAULT_LEARNING_RATE = 1e-3
 _ASKED_PER_TRAINED = 10
-_TRAIN_OVER_FORWARD = 4.0
+_MAX_ASKED = 1000
+_ALWAYS_RUN = ("best by proxies", "from scratch")
+_SHARE_OF_ALWAYS_RUN = 0.2
+_SHARE_BESIDE_FINAL = 0.45  # a trial that turns out best is trained once more, on more images
 
 
 @dataclass(frozen=True)
@@ -102,22 +106,18 @@ def linear_probe_config(workshop: Workshop, source: str, level: int) -> Transfer
 
 def queue_first_trials(study: optuna.Study, workshop: Workshop) -> None:
     """Queue what is tried first: the best candidate, from scratch, then the best of the next sources."""
+    parameters = workshop.space.parameters
+    rates = parameters.learning_rate
     sources = workshop.pool.sources()
-    epochs = workshop.space.parameters.epochs.max - (
-        (workshop.space.parameters.epochs.max - workshop.space.parameters.epochs.min)
-        % workshop.space.parameters.epochs.step
-    )
 
     def queue(source: str, level: int, frozen: int, role: str) -> None:
-        rates = workshop.space.parameters.learning_rate
         params = {
             "source": source,
             "transferred_layers": level,
+            "upper_layers": parameters.upper_layers[0],
             "frozen_layers": frozen,
             "learning_rate": min(max(_DEFAULT_LEARNING_RATE, rates.min), rates.max),
-            "epochs": epochs,
         }
-        params["upper_layers"] = workshop.space.parameters.upper_layers[0]
         study.enqueue_trial(params, user_attrs={"role": role})
 
     best = workshop.pool.candidates[0]
@@ -128,19 +128,15 @@ def queue_first_trials(study: optuna.Study, workshop: Workshop) -> None:
     queue(best.source.name, best.level, best.level // 2, "half frozen")
 
 
-def run_trials(
-    study: optuna.Study, workshop: Workshop, budget: Budget, reserve: Callable[[], float], listener: Listener
-) -> None:
-    """Run trials until the budget is spent (less the reserve for the final training) or told to stop."""
-    asked = 0
+def run_trials(study: optuna.Study, workshop: Workshop, budget: Budget, listener: Listener) -> None:
+    """Run trials until the budget is spent (less what the final training takes) or told to stop."""
     limit = budget.trials
-    while workshop.go_on() and budget.fits(reserve() + 1.0):
-        if limit is not None and (len(trained_trials(study)) >= limit or asked >= limit * _ASKED_PER_TRAINED):
+    for _ in range(_MAX_ASKED if limit is None else limit * _ASKED_PER_TRAINED):
+        if not workshop.go_on() or not budget.fits(_reserve(study, workshop) + 1.0):
             break
-        if limit is None and asked >= 1000:
+        if limit is not None and len(trained_trials(study)) >= limit:
             break
-        asked += 1
-        _run_one(ask(study, workshop.seed), study, workshop, budget, reserve, listener)
+        _run_one(ask(study, workshop.seed), study, workshop, budget, listener)
 
 
 def _run_one(
@@ -148,29 +144,33 @@ def _run_one(
     study: optuna.Study,
     workshop: Workshop,
     budget: Budget,
-    reserve: Callable[[], float],
     listener: Listener,
 ) -> None:
     started = time.perf_counter()
-    config = _suggest(trial, workshop)
-    trial.set_user_attr("config", config.to_dict())
     role = str(trial.user_attrs.get("role", ""))
+    forecast = Forecast.of(study, workshop.pool, len(workshop.dataset.rows("train")))
+    config = _suggest(trial, workshop, forecast, budget.left(), role)
+    trial.set_user_attr("config", config.to_dict())
     proxies = {}
     if config.transferred_layers:
         candidate = workshop.pool.get(config.source, config.transferred_layers)
         proxies = {name: proxy.value for name, proxy in candidate.proxies.items()}
     listener(TrialStarted(trial.number, config, proxies, role))
-    reason = _hopeless(config, workshop, role) or _too_long(config, workshop, budget, reserve, role)
+    reason = _hopeless(config, workshop, role)
+    if not reason and config.epochs == 0:
+        reason = "over budget: there is no time for it and its final training"
     state, value = TrialState.PRUNED, None
     if not reason:
         trial.set_user_attr("trained", True)
         state, value, reason = _train_trial(trial, config, workshop, budget, role, listener)
     seconds = time.perf_counter() - started
     trial.set_user_attr("seconds", seconds)
+    if state == TrialState.COMPLETE:
+        trial.set_user_attr("train_over_forward", forecast.train_over_forward_of(config, seconds))
     if reason:
         trial.set_user_attr("reason", reason)
     study.tell(trial, value, state=state)
-    best = _best(study, workshop.metric)
+    best = _best_of(complete_trials(study), workshop.metric)
     outcomes: dict[TrialState, TrialOutcome] = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}
     listener(
         TrialFinished(
@@ -182,6 +182,7 @@ def _run_one(
             best_value=best.value if best else None,
             best_number=best.number if best else None,
             time_left=budget.left(),
+            trained=bool(trial.user_attrs.get("trained", False)),
         )
     )
 
@@ -252,14 +253,17 @@ def _keep(model: TransferModel, trial: optuna.Trial, workshop: Workshop, value: 
     temporary.replace(path)
 
 
-def _suggest(trial: optuna.Trial, workshop: Workshop) -> TransferConfig:
+def _suggest(
+    trial: optuna.Trial, workshop: Workshop, forecast: Forecast, left: float | None, role: str
+) -> TransferConfig:
+    """The sampler's choice, with no more epochs than there is time for (0 where there is none at all)."""
     parameters = workshop.space.parameters
     source = trial.suggest_categorical("source", sorted(source.name for source in workshop.pool.sources()))
     levels = len(workshop.source(str(source)).levels)
     transferred = trial.suggest_int("transferred_layers", 0, levels)
     upper: Any = trial.suggest_categorical("upper_layers", list(parameters.upper_layers))
     frozen = trial.suggest_int("frozen_layers", 0, transferred)
-    rates, decays, epochs = parameters.learning_rate, parameters.weight_decay, parameters.epochs
+    rates, decays = parameters.learning_rate, parameters.weight_decay
     config = TransferConfig(
         source=str(source),
         transferred_layers=transferred,
@@ -267,9 +271,24 @@ def _suggest(trial: optuna.Trial, workshop: Workshop) -> TransferConfig:
         frozen_layers=frozen,
         learning_rate=trial.suggest_float("learning_rate", rates.min, rates.max, log=rates.log),
         weight_decay=trial.suggest_float("weight_decay", decays.min, decays.max, log=decays.log),
-        epochs=trial.suggest_int("epochs", epochs.min, epochs.max, step=epochs.step),
     )
-    return canonical(_with_training(workshop, config), levels)
+    config = canonical(_with_training(workshop, config), levels)
+    return config.replace(epochs=_suggest_epochs(trial, config, parameters.epochs, forecast, left, role))
+
+
+def _suggest_epochs(
+    trial: optuna.Trial, config: TransferConfig, epochs: IntRange, forecast: Forecast, left: float | None, role: str
+) -> int:
+    """Both trials that always run get the same: as many epochs as the space allows and a fifth of the time."""
+    if role in _ALWAYS_RUN:
+        fitting = forecast.most_epochs(config, left, share=_SHARE_OF_ALWAYS_RUN)
+        most = epochs.largest() if fitting is None else max(1, min(fitting, epochs.largest()))
+        return trial.suggest_int("epochs", most, most)
+    fitting = forecast.most_epochs(config, left, share=_SHARE_BESIDE_FINAL)
+    if fitting is not None and fitting < epochs.min:
+        return 0
+    most = epochs.largest() if fitting is None else epochs.largest(fitting)
+    return trial.suggest_int("epochs", epochs.min, most, step=epochs.step)
 
 
 def _with_training(workshop: Workshop, config: TransferConfig) -> TransferConfig:
@@ -316,36 +335,25 @@ def exceeds_limits(config: TransferConfig, workshop: Workshop) -> str:
     return ""
 
 
-def _too_long(
-    config: TransferConfig, workshop: Workshop, budget: Budget, reserve: Callable[[], float], role: str
-) -> str:
-    left = budget.left()
-    if left is None or role in ("from scratch", "best by proxies"):
-        return ""
-    made = workshop.pool.probes[config.source]
-    per_image = made.seconds / max(1, len(made.rows))
-    images = len(workshop.dataset.rows("train"))
-    predicted = per_image * images * (1 if config.feature_extraction else _TRAIN_OVER_FORWARD) * config.epochs
-    if predicted > left - reserve():
-        return f"over budget: it would take about {predicted:.0f} s and {max(0.0, left - reserve()):.0f} s are left"
-    return ""
-
-
-def _best(study: optuna.Study, metric: Metric) -> optuna.trial.FrozenTrial | None:
-    best = None
-    for trial in complete_trials(study):
-        if best is None or metric.better(trial.value or 0.0, best.value or 0.0):
-            best = trial
-    return best
-
-
 def best_trial(study: optuna.Study, metric: Metric, *, from_scratch: bool) -> optuna.trial.FrozenTrial | None:
     """The best complete trial among those from scratch, or among those that transfer."""
+    chosen = [
+        trial
+        for trial in complete_trials(study)
+        if (trial.user_attrs["config"]["transferred_layers"] == 0) == from_scratch
+    ]
+    return _best_of(chosen, metric)
+
+
+def _best_of(trials: list[optuna.trial.FrozenTrial], metric: Metric) -> optuna.trial.FrozenTrial | None:
     best = None
-    for trial in complete_trials(study):
-        config = trial.user_attrs["config"]
-        if (config["transferred_layers"] == 0) != from_scratch:
-            continue
+    for trial in trials:
         if best is None or metric.better(trial.value or 0.0, best.value or 0.0):
             best = trial
     return best
+
+
+def _reserve(study: optuna.Study, workshop: Workshop) -> float:
+    """Seconds that training the best so far on train + validation will take."""
+    best = best_trial(study, workshop.metric, from_scratch=False)
+    return 0.0 if best is None else refit_seconds(best, workshop.dataset)

@@ -24,8 +24,8 @@ class Level:
         channels: width of the pooled features.
         reduction: input pixels per output pixel along one side.
         parameters: names of the parameters that levels 1..index consist of.
-        modules: names of the modules that levels 1..index consist of. Not only leaves: timm's `BatchNormAct2d`
-            keeps norm statistics and has children, attention keeps buffers beside its linear layers.
+        modules: names of the modules that levels 1..index consist of: those that run on the way and whose
+            parameters all belong. Not only leaves: timm's `BatchNormAct2d` keeps norm statistics and has children.
         parameter_count: number of weights in levels 1..index.
         flops: floating-point operations of levels 1..index for one image (a multiply-add counts two).
     """
@@ -75,7 +75,7 @@ def find_levels(model: nn.Module, image_size: int, in_channels: int = 3) -> tupl
             parameters = frozenset(names[key] for key in _parameters_behind(output) if key in names)
             if levels and (_same(output, outputs[timm_index - 1]) or not levels[-1].parameters <= parameters):
                 continue
-            modules, flops = _modules_and_flops(model, image, timm_index)
+            called, flops = _modules_and_flops(model, image, timm_index)
             levels.append(
                 Level(
                     index=len(levels) + 1,
@@ -83,19 +83,22 @@ def find_levels(model: nn.Module, image_size: int, in_channels: int = 3) -> tupl
                     channels=_channels(output),
                     reduction=image_size / output.shape[-1],
                     parameters=parameters,
-                    modules=modules,
+                    modules=_made_of(model, called, parameters),
                     parameter_count=sum(counts[name] for name in parameters),
                     flops=flops,
                 )
             )
-        levels[-1] = _whole_network(model, image, levels[-1])
+        last = len(outputs) - 1
+        if levels[-1].timm_index == last or _same(outputs[last], outputs[levels[-1].timm_index]):
+            del levels[-1]
+        levels.append(_whole_network(model, image, len(levels) + 1, last, image_size / outputs[last].shape[-1]))
     finally:
         model.train(was_training)
     return tuple(levels)
 
 
-def _whole_network(model: nn.Module, image: Tensor, last: Level) -> Level:
-    """The last level, widened to all that the source's own classifier reads from."""
+def _whole_network(model: nn.Module, image: Tensor, index: int, timm_index: int, reduction: float) -> Level:
+    """The last level: all that the source's own classifier reads from."""
     from torch.utils.flop_counter import FlopCounterMode
 
     classifier = classifier_parameters(model)
@@ -103,10 +106,10 @@ def _whole_network(model: nn.Module, image: Tensor, last: Level) -> Level:
     with torch.enable_grad(), FlopCounterMode(display=False) as counter:  # see _modules_and_flops
         features = pooled_features(model, image)
     return Level(
-        index=last.index,
-        timm_index=last.timm_index,
+        index=index,
+        timm_index=timm_index,
         channels=features.shape[1],
-        reduction=last.reduction,
+        reduction=reduction,
         parameters=parameters,
         modules=frozenset(name for name, _ in model.named_modules() if name),
         parameter_count=sum(p.numel() for name, p in model.named_parameters() if name in parameters),
@@ -150,6 +153,13 @@ def _parameters_behind(output: Tensor) -> set[int]:
             leaves.add(id(variable))
         stack.extend(parent for parent, _ in node.next_functions)
     return leaves
+
+
+def _made_of(model: nn.Module, called: frozenset[str], parameters: frozenset[str]) -> frozenset[str]:
+    """The called modules that have no parameter outside of `parameters`."""
+    outside = {id(parameter) for name, parameter in model.named_parameters() if name not in parameters}
+    modules = dict(model.named_modules())
+    return frozenset(name for name in called if not any(id(p) in outside for p in modules[name].parameters()))
 
 
 def _modules_and_flops(model: nn.Module, image: Tensor, timm_index: int) -> tuple[frozenset[str], int]:

@@ -169,13 +169,16 @@ def is_linear_classifier(model: nn.Module) -> bool:
 
 @torch.no_grad()
 def _copy_level(weights: nn.Module, network: nn.Module, parameters: frozenset[str], modules: frozenset[str]) -> None:
-    """Copy a level's parameters, and the buffers (norm statistics) of its modules."""
+    """Copy a level's parameters, and the saved buffers (norm statistics) of its modules.
+
+    Buffers that are not saved are tables that an architecture computes for the size of its images.
+    """
     excluded = classifier_parameters(weights)
     theirs = dict(weights.named_parameters())
     for name, parameter in network.named_parameters():
         if name in parameters and name not in excluded:
             parameter.copy_(theirs[name])
-    buffers = dict(weights.named_buffers())
+    saved = weights.state_dict()
     for name, buffer in network.named_buffers():
-        if name.rpartition(".")[0] in modules and name in buffers:
-            buffer.copy_(buffers[name])
+        if name.rpartition(".")[0] in modules and name in saved:
+            buffer.copy_(saved[name])

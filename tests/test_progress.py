@@ -73,9 +73,9 @@ def test_plain_output_is_one_line_an_event_that_matters() -> None:
         "Searching (3)",
         "trial 0: embedded:resnet10t.glyphs 3 levels, 1 frozen, 10 epochs -> complete 0.9100 in 4.2s"
         " | 1 done, 0 pruned, 0 failed | best accuracy 0.9100 (trial 0) | 1m 40s left",
-        "trial 1 -> pruned in 4.2s (proxies rank it last) | 1 done, 1 pruned, 0 failed"
-        " | best accuracy 0.9100 (trial 0) | 1m 40s left",
-        "trial 2 -> failed in 4.2s (diverged)",
+        "trial 1: embedded:resnet10t.glyphs 3 levels, 1 frozen, 10 epochs -> pruned in 4.2s (proxies rank it last)"
+        " | 1 done, 1 pruned, 0 failed | best accuracy 0.9100 (trial 0) | 1m 40s left",
+        "trial 2: embedded:resnet10t.glyphs 3 levels, 1 frozen, 10 epochs -> failed in 4.2s (diverged)",
         "Training the recommendation",
         "study digits finished: /tmp/out",
     ]

@@ -26,15 +26,17 @@ from autotransfer.sources import Source
 from autotransfer.transfer.config import TransferConfig, canonical
 from autotransfer.transfer.evaluation import Metric
 from autotransfer.transfer.surgery import TransferModel, transfer
-from autotransfer.transfer.training import Data, EpochReport, set_classifier, train
+from autotransfer.transfer.training import Data, EpochReport, predict_probabilities, set_classifier, train
 
 logger = logging.getLogger(__name__)
 
 _DEFAULT_LEARNING_RATE = 1e-3
 _ASKED_PER_TRAINED = 10
 _MAX_ASKED = 1000
+_MAX_IN_VAIN = 50
 _ALWAYS_RUN = ("best by proxies", "from scratch")
 _SHARE_OF_ALWAYS_RUN = 0.2
+_LARGEST_SHARE_OF_ALWAYS_RUN = 0.3
 _SHARE_BESIDE_FINAL = 0.45  # a trial that turns out best is trained once more, on more images
 
 
@@ -131,12 +133,26 @@ def queue_first_trials(study: optuna.Study, workshop: Workshop) -> None:
 def run_trials(study: optuna.Study, workshop: Workshop, budget: Budget, listener: Listener) -> None:
     """Run trials until the budget is spent (less what the final training takes) or told to stop."""
     limit = budget.trials
+    in_vain = 0
     for _ in range(_MAX_ASKED if limit is None else limit * _ASKED_PER_TRAINED):
-        if not workshop.go_on() or not budget.fits(_reserve(study, workshop) + 1.0):
+        left = _left(study, workshop, budget)
+        if not workshop.go_on() or in_vain >= _MAX_IN_VAIN or (left is not None and left < 1.0):
             break
-        if limit is not None and len(trained_trials(study)) >= limit:
+        trained = len(trained_trials(study))
+        if limit is not None and trained >= limit:
             break
         _run_one(ask(study, workshop.seed), study, workshop, budget, listener)
+        in_vain = 0 if len(trained_trials(study)) > trained else in_vain + 1
+
+
+def _left(study: optuna.Study, workshop: Workshop, budget: Budget) -> float | None:
+    """Seconds left for the search: all but the final training's, which is given up where it no longer fits."""
+    left = budget.left()
+    best = best_trial(study, workshop.metric, from_scratch=False)
+    if left is None or best is None:
+        return left
+    final = refit_seconds(best, workshop.dataset)
+    return left - final if final < left else left
 
 
 def _run_one(
@@ -149,7 +165,8 @@ def _run_one(
     started = time.perf_counter()
     role = str(trial.user_attrs.get("role", ""))
     forecast = Forecast.of(study, workshop.pool, len(workshop.dataset.rows("train")))
-    config = _suggest(trial, workshop, forecast, budget.left(), role)
+    left = _left(study, workshop, budget)
+    config = _suggest(trial, workshop, forecast, left, role)
     trial.set_user_attr("config", config.to_dict())
     proxies = {}
     if config.transferred_layers:
@@ -162,10 +179,10 @@ def _run_one(
     state, value = TrialState.PRUNED, None
     if not reason:
         trial.set_user_attr("trained", True)
-        state, value, reason = _train_trial(trial, config, workshop, budget, role, listener)
+        state, value, reason = _train_trial(trial, config, workshop, budget, left, role, listener)
     seconds = time.perf_counter() - started
     trial.set_user_attr("seconds", seconds)
-    if state == TrialState.COMPLETE:
+    if state == TrialState.COMPLETE and not reason:
         trial.set_user_attr("train_over_forward", forecast.train_over_forward_of(config, seconds))
     if reason:
         trial.set_user_attr("reason", reason)
@@ -192,11 +209,14 @@ def _train_trial(
     config: TransferConfig,
     workshop: Workshop,
     budget: Budget,
+    left: float | None,
     role: str,
     listener: Listener,
 ) -> tuple[TrialState, float | None, str]:
     source = workshop.source(config.source)
     name = workshop.metric.name
+    allowed = None if left is None else left * (_LARGEST_SHARE_OF_ALWAYS_RUN if role in _ALWAYS_RUN else 1.0)
+    started = budget.elapsed()
 
     def on_epoch(report: EpochReport) -> None:
         metrics = {"train.loss": report.train_loss}
@@ -204,9 +224,13 @@ def _train_trial(
             metrics |= {f"val.{name}": report.score, "val.loss": report.val_loss}
             trial.report(report.score, report.epoch)
         listener(EpochFinished(trial.number, report.epoch, metrics, report.seconds))
-        if report.epoch < config.epochs and role != "from scratch" and trial.should_prune():
+        if report.epoch < config.epochs and role not in _ALWAYS_RUN and trial.should_prune():
             raise optuna.TrialPruned(f"its learning curve is below the median at epoch {report.epoch}")
 
+    def go_on() -> bool:
+        return workshop.go_on() and (allowed is None or budget.elapsed() - started < allowed)
+
+    reason = ""
     try:
         model = workshop.start(config)
         data = Data(
@@ -216,16 +240,25 @@ def _train_trial(
             workshop.dataset.rows("val"),
             source.data_config,
         )
-        value = train(
-            model,
-            config,
-            data,
-            metric=workshop.metric,
-            device=workshop.device,
-            seed=workshop.seed + trial.number,
-            on_epoch=on_epoch,
-            go_on=lambda: workshop.go_on() and budget.fits(0.5),
-        )
+        seed = workshop.seed + trial.number
+        try:
+            value = train(
+                model,
+                config,
+                data,
+                metric=workshop.metric,
+                device=workshop.device,
+                seed=seed,
+                on_epoch=on_epoch,
+                go_on=go_on,
+            )
+        except InterruptedError as stopped:
+            if role not in _ALWAYS_RUN or not workshop.go_on():
+                raise
+            # Slower than forecast: what it has learnt is still the baseline, and the search must go on.
+            probabilities = predict_probabilities(model, data.images, data.val, data.preprocessing, workshop.device)
+            value = workshop.metric(probabilities, data.codes[data.val])
+            reason = f"{stopped}: its share of the budget was used"
     except optuna.TrialPruned as pruned:
         return TrialState.PRUNED, None, str(pruned)
     except InterruptedError:
@@ -238,11 +271,11 @@ def _train_trial(
     except (AutotransferError, RuntimeError, ValueError, OSError) as error:  # one trial fails alone
         logger.warning("trial %d failed", trial.number, exc_info=True)
         return TrialState.FAIL, None, f"{type(error).__name__}: {error}"
-    _keep(model, trial, workshop, value)
-    return TrialState.COMPLETE, value, ""
+    _keep(model, trial, workshop)
+    return TrialState.COMPLETE, value, reason
 
 
-def _keep(model: TransferModel, trial: optuna.Trial, workshop: Workshop, value: float | None) -> None:
+def _keep(model: TransferModel, trial: optuna.Trial, workshop: Workshop) -> None:
     """Keep the weights: what is answered with when there is no time to train again."""
     from safetensors.torch import save_file
 
@@ -351,9 +384,3 @@ def _best_of(trials: list[optuna.trial.FrozenTrial], metric: Metric) -> optuna.t
         if best is None or metric.better(trial.value or 0.0, best.value or 0.0):
             best = trial
     return best
-
-
-def _reserve(study: optuna.Study, workshop: Workshop) -> float:
-    """Seconds that training the best so far on train + validation will take."""
-    best = best_trial(study, workshop.metric, from_scratch=False)
-    return 0.0 if best is None else refit_seconds(best, workshop.dataset)

@@ -95,7 +95,7 @@ def train(
         losses = []
         for rows in _batches(data.train, config.batch_size, generator):
             if not go_on():
-                raise InterruptedError("stopped while training")
+                raise InterruptedError(f"stopped in epoch {epoch} of {config.epochs}")
             batch = to_batch(data.images[rows], device)
             batch = normalise(change(batch) if change else batch, data.preprocessing.mean, data.preprocessing.std)
             loss = loss_function(model(batch), torch.as_tensor(data.codes[rows], device=device))

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from autotransfer.datasets import Dataset, DecodedImages
+from autotransfer.errors import SourceError
 from autotransfer.probing.cache import FeatureCache
 from autotransfer.sources import Source, weights_hash
 from autotransfer.sources.levels import classifier_parameters
@@ -72,7 +73,7 @@ def probe(
         go_on: asked before every batch; where it says False, `InterruptedError` is raised.
 
     Raises:
-        SourceError: the source cannot be loaded or cut.
+        SourceError: the source cannot be loaded or cut, or does not take images of that size.
     """
     network = model if model is not None else source.load()
     data = source.data_config
@@ -126,7 +127,12 @@ def _extract(
             raise InterruptedError("stopped while probing")
         chosen = rows[start : start + BATCH_SIZE]
         batch = normalise(to_batch(images[chosen], device), source.data_config.mean, source.data_config.std)
-        final, outputs = network.forward_intermediates(batch)
+        try:
+            final, outputs = network.forward_intermediates(batch)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, AssertionError, ValueError) as error:  # halonet, say, divides images into blocks
+            raise SourceError(f"source '{source.name}' fails at {batch.shape[-1]} px: {error}") from error
         found = {f"level.{i + 1}": pool(outputs[timm_index]) for i, timm_index in enumerate(lower)}
         pooled = network.forward_head(final, pre_logits=True).flatten(1)
         found[f"level.{len(source.levels)}"] = pooled

@@ -74,7 +74,11 @@ def _import_plugin(module: str) -> None:
     if not path.is_file():
         raise SourceError(f"plugin '{module}': no such file (looked for {path}).")
     if path.stem in sys.modules:
-        return
+        if Path(str(getattr(sys.modules[path.stem], "__file__", ""))).resolve() == path:
+            return
+        raise SourceError(
+            f"plugin '{module}': another module is called '{path.stem}' already. Give the file a name of its own."
+        )
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise SourceError(f"plugin '{module}' is not a Python file.")
@@ -110,7 +114,8 @@ def _match_embedded(pattern: str) -> list[Source]:
 
 def _match_folders(pattern: str) -> list[Source]:
     expanded = str(Path(pattern).expanduser())
-    folders = sorted(glob(expanded)) if has_magic(expanded) else [expanded]  # noqa: PTH207, Path.glob takes no absolute one
+    literal = Path(expanded).is_dir() or not has_magic(expanded)
+    folders = [expanded] if literal else sorted(glob(expanded))  # noqa: PTH207, Path.glob takes no absolute one
     usable = [Path(folder) for folder in folders if (Path(folder) / "config.json").is_file()]
     if not usable:
         raise SourceError(
@@ -131,7 +136,7 @@ def _match_timm(pattern: str) -> list[Source]:
         names = [name for name in known if fnmatch.fnmatch(name, pattern)]
     elif pattern in known:
         names = [pattern]
-    elif timm.is_model(pattern):
+    elif "." not in pattern and timm.is_model(pattern):
         names = [f"{pattern}.{tag}" for tag in _default_tag(pattern)]
     else:
         names = []

@@ -13,6 +13,9 @@ from autotransfer.sources.levels import Level, classifier_parameters, find_level
 
 SourceKind = Literal["timm", "hf-hub", "local-dir", "embedded"]
 
+# What building or running an architecture raises when its arguments or its images do not suit it.
+_ARCHITECTURE_FAILS = (RuntimeError, TypeError, ValueError, AssertionError, LookupError, AttributeError)
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -69,22 +72,40 @@ class Source:
 
     @cached_property
     def data_config(self) -> DataConfig:
-        """Timm's data configuration of this source."""
+        """Timm's data configuration of this source.
+
+        Raises:
+            SourceError: `pretrained_cfg` holds values that are no sizes or statistics.
+        """
         from timm.data import resolve_data_config
 
-        config = resolve_data_config(pretrained_cfg=self.pretrained_cfg)
-        return DataConfig(
-            image_size=int(config["input_size"][-1]),
-            fixed_image_size=bool(self.pretrained_cfg.get("fixed_input_size", False)),
-            mean=tuple(config["mean"]),
-            std=tuple(config["std"]),
-            interpolation=str(config["interpolation"]),
-        )
+        try:
+            config = resolve_data_config(pretrained_cfg=self.pretrained_cfg)
+            return DataConfig(
+                image_size=int(config["input_size"][-1]),
+                fixed_image_size=bool(self.pretrained_cfg.get("fixed_input_size", False)),
+                mean=_three_numbers(config["mean"]),
+                std=_three_numbers(config["std"]),
+                interpolation=str(config["interpolation"]),
+            )
+        except (TypeError, ValueError) as error:
+            raise SourceError(
+                f"source '{self.name}': pretrained_cfg does not say what images it takes: {_reason(error)}. "
+                "input_size is [3, height, width]; mean and std have three numbers each."
+            ) from error
 
     @cached_property
     def levels(self) -> tuple[Level, ...]:
-        """Where this source can be cut, 1..K from the input, with size and cost at its own image size."""
-        return find_levels(self.build(), self.data_config.image_size)
+        """Where this source can be cut, 1..K from the input, with size and cost at its own image size.
+
+        Raises:
+            SourceError: the architecture cannot be built or cut.
+        """
+        model = self.build()
+        try:
+            return find_levels(model, self.data_config.image_size)
+        except _ARCHITECTURE_FAILS as error:
+            raise SourceError(f"source '{self.name}' cannot be cut: {_reason(error)}") from error
 
     @cached_property
     def has_classifier(self) -> bool:
@@ -97,13 +118,24 @@ class Source:
         Args:
             num_classes: outputs of the classifier; the source's own number where None.
             **model_args: further arguments of the architecture.
+
+        Raises:
+            SourceError: timm does not know the architecture, or it does not take its arguments.
         """
         import timm
 
+        if not timm.is_model(self.architecture):
+            raise SourceError(
+                f"source '{self.name}': timm knows no architecture '{self.architecture}'. If it is your own, give "
+                "the Python file that registers it with --plugin."
+            )
         classes = self.pretrained_cfg.get("num_classes") if num_classes is None else num_classes
-        model: nn.Module = timm.create_model(
-            self.architecture, pretrained=False, num_classes=classes, **{**self.model_args, **model_args}
-        )
+        try:
+            model: nn.Module = timm.create_model(
+                self.architecture, pretrained=False, num_classes=classes, **{**self.model_args, **model_args}
+            )
+        except _ARCHITECTURE_FAILS as error:
+            raise SourceError(f"source '{self.name}' cannot be built: {_reason(error)}") from error
         return model
 
     def load(self) -> nn.Module:
@@ -117,7 +149,7 @@ class Source:
         try:
             model: nn.Module = timm.create_model(self.timm_name, pretrained=True)
         except Exception as error:  # timm and the hub raise a dozen kinds; each means: no weights
-            raise SourceError(f"source '{self.name}' cannot be loaded: {_first_line(error)}") from error
+            raise SourceError(f"source '{self.name}' cannot be loaded: {_reason(error)}") from error
         return model.float().eval()
 
     def parameter_count(self) -> int:
@@ -139,7 +171,8 @@ class Source:
                 cfg, architecture, model_args = load_model_config_from_hf(repository)
                 return {"architecture": architecture, "pretrained_cfg": cfg, "model_args": model_args}
         except Exception as error:  # the hub client and the JSON parser raise many kinds: no description
-            raise SourceError(f"source '{self.name}' cannot be read: {_first_line(error)}") from error
+            where = "" if self.folder is None else f" in {self.folder / 'config.json'}"
+            raise SourceError(f"source '{self.name}' cannot be read: {_reason(error)}{where}") from error
         default = timm.get_pretrained_cfg(self.timm_name)
         if default is None:
             raise SourceError(f"source '{self.name}': timm knows no pretrained weights of that name.")
@@ -160,6 +193,14 @@ def has_trained_classifier(model: nn.Module) -> bool:
     return bool(classifier_parameters(model))
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]
+def _three_numbers(values: Any) -> tuple[float, float, float]:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong in one line: the first that says more than that something went wrong."""
+    if isinstance(error, KeyError):
+        return f"{error} is missing"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[:2] if lines[0].endswith(":") else lines[:1])[:300]

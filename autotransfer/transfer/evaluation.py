@@ -40,7 +40,9 @@ def _accuracy(probabilities: Tensor, codes: Tensor) -> Tensor:
 
 
 def _balanced_accuracy(probabilities: Tensor, codes: Tensor) -> Tensor:
-    return classification.multiclass_accuracy(probabilities, codes, probabilities.shape[1], average="macro")
+    """The mean recall over the classes that are there (a resampled split may lack some)."""
+    recalls = classification.multiclass_recall(probabilities, codes, probabilities.shape[1], average="none")
+    return recalls[torch.unique(codes)].mean()
 
 
 def _macro_f1(probabilities: Tensor, codes: Tensor) -> Tensor:
@@ -48,7 +50,12 @@ def _macro_f1(probabilities: Tensor, codes: Tensor) -> Tensor:
 
 
 def _auroc(probabilities: Tensor, codes: Tensor) -> Tensor:
-    return classification.multiclass_auroc(probabilities, codes, probabilities.shape[1], average="macro")
+    """The mean one-versus-rest AUROC over the classes that are there; 0.5 where there is only one."""
+    present = torch.unique(codes)
+    if len(present) < 2:
+        return torch.tensor(0.5)
+    members = (codes[:, None] == present).long()
+    return classification.multilabel_auroc(probabilities[:, present], members, len(present), average="macro")
 
 
 def _log_loss(probabilities: Tensor, codes: Tensor) -> Tensor:

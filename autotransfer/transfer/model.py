@@ -148,46 +148,55 @@ def load_model(folder: str | PathLike[str], *, plugins: Sequence[str] = ()) -> T
     """
     target = Path(folder)
     description = _read_description(target)
-    load_plugins(plugins or description.get("plugins", []))
-    config = TransferConfig.from_dict(description["config"])
+    try:
+        classes = tuple(str(name) for name in description["classes"])
+        plugins = tuple(plugins or description.get("plugins", ()))
+        opens_with_timm = bool(description["opens_with_timm"])
+        config = TransferConfig.from_dict(description["config"])
+        data = description["preprocessing"]
+        preprocessing = DataConfig(**{**data, "mean": tuple(data["mean"]), "std": tuple(data["std"])})
+    except (KeyError, TypeError) as error:
+        raise ModelDirectoryError(
+            f"{target / DESCRIPTION} is not what this version of autotransfer writes: {error}"
+        ) from error
+    load_plugins(plugins)
     source = Source(name=config.source, timm_name=f"local-dir:{target.resolve()}", kind="local-dir")
-    preprocessing = dict(description["preprocessing"])
-    data_config = DataConfig(
-        **{**preprocessing, "mean": tuple(preprocessing["mean"]), "std": tuple(preprocessing["std"])}
-    )
     network = build_network(
         source,
         transferred_layers=config.transferred_layers,
         upper_layers=config.upper_layers,
-        num_classes=len(description["classes"]),
+        num_classes=len(classes),
         drop_rate=config.drop_rate,
     )
     try:
         weights = load_file(target / "model.safetensors")
-        (network.backbone if description["opens_with_timm"] else network).load_state_dict(weights)
+        (network.backbone if opens_with_timm else network).load_state_dict(weights)
     except (SafetensorError, OSError, RuntimeError) as error:
         raise ModelDirectoryError(f"{target / 'model.safetensors'} cannot be loaded: {error}") from error
     return TrainedModel(
         network=network.eval(),
-        classes=tuple(description["classes"]),
+        classes=classes,
         config=config,
         source=source,
-        preprocessing=data_config,
-        plugins=tuple(plugins or description.get("plugins", [])),
+        preprocessing=preprocessing,
+        plugins=plugins,
     )
 
 
 def _read_description(folder: Path) -> dict[str, Any]:
     path = folder / DESCRIPTION
-    if not path.is_file():
+    missing = [name for name in (DESCRIPTION, "config.json", "model.safetensors") if not (folder / name).is_file()]
+    if missing:
         raise ModelDirectoryError(
-            f"{folder} is not a model folder: it has no {DESCRIPTION}. "
+            f"{folder} is not a model folder: it has no {', '.join(missing)}. "
             "Give the folder that `autotransfer recommend --out` wrote."
         )
     try:
-        description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        description = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ModelDirectoryError(f"{path} is damaged: {error}") from error
+    if not isinstance(description, dict):
+        raise ModelDirectoryError(f"{path} is damaged: it holds no object.")
     return description
 
 

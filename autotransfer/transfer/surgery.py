@@ -142,7 +142,7 @@ def build_network(
         network.prune_intermediate_layers([level.timm_index], prune_norm=True, prune_head=True)
         head = nn.Linear(level.channels, num_classes)
         return TransferModel(backbone, cut_at=level.timm_index, head=head, drop_rate=drop_rate)
-    if is_linear_classifier(backbone):
+    if is_linear_classifier(backbone, source.data_config.image_size):
         return TransferModel(backbone, cut_at=None, head=None, drop_rate=drop_rate)
     network = backbone
     network.reset_classifier(0)
@@ -161,10 +161,22 @@ def pool(output: Tensor) -> Tensor:
     return output.mean(dim=tuple(range(2, output.ndim)))
 
 
-def is_linear_classifier(model: nn.Module) -> bool:
-    """True where the network ends in one linear layer that reads the pooled features."""
+@torch.no_grad()
+def is_linear_classifier(model: nn.Module, image_size: int) -> bool:
+    """True where the network ends in one linear layer that reads the pooled features, and in nothing else.
+
+    Looked at in what the network computes: VOLO, say, has one linear layer and adds what an auxiliary one says.
+    """
     network: Any = model
-    return isinstance(network.get_classifier(), nn.Linear)
+    classifier = network.get_classifier()
+    if not isinstance(classifier, nn.Linear):
+        return False
+    was_training = model.training
+    model.eval()
+    image = torch.rand(1, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    same = torch.allclose(model(image), classifier(pooled_features(model, image)), atol=1e-5)
+    model.train(was_training)
+    return same
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from autotransfer.recommendation.recommendation import Score
 from autotransfer.search.candidates import Candidate
 from autotransfer.search.forecast import refit_seconds
 from autotransfer.search.study import Budget
-from autotransfer.search.trials import Workshop, linear_probe_config
+from autotransfer.search.workshop import Workshop, linear_probe_config
 from autotransfer.transfer.config import TransferConfig
 from autotransfer.transfer.evaluation import Metric, bootstrap_interval
 from autotransfer.transfer.surgery import TransferModel

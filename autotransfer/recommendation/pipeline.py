@@ -29,7 +29,8 @@ from autotransfer.search.study import (
     storage_url,
     study_name,
 )
-from autotransfer.search.trials import Workshop, queue_first_trials, run_trials
+from autotransfer.search.trials import queue_first_trials, run_trials
+from autotransfer.search.workshop import Workshop
 from autotransfer.settings import settings
 from autotransfer.sources import find_sources, load_plugins
 from autotransfer.tracking import MlflowTracker

@@ -4,7 +4,7 @@ from typing import Any
 
 from autotransfer.recommendation.final import Finalist
 from autotransfer.search.candidates import Pool
-from autotransfer.search.trials import Workshop
+from autotransfer.search.workshop import Workshop
 from autotransfer.transfer.evaluation import Metric, bootstrap_difference
 
 

@@ -1,5 +1,6 @@
 """How long training takes, forecast from the probe's speed and from the trials that have run."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,22 +23,23 @@ class Forecast:
     Attributes:
         pool: its probes say what a forward pass costs.
         images: number of training images.
-        train_over_forward: seconds of training by seconds of a forward pass over the same images.
+        ratios: what trials have shown: seconds of training by seconds of a forward pass over the same images,
+            one a trial, by source.
     """
 
     pool: Pool
     images: int
-    train_over_forward: float
+    ratios: Mapping[str, list[float]]
 
     @classmethod
     def of(cls, study: optuna.Study, pool: Pool, images: int) -> "Forecast":
-        """The forecast from a study's complete trials."""
-        known = [
-            trial.user_attrs["train_over_forward"]
-            for trial in study.get_trials(deepcopy=False)
-            if "train_over_forward" in trial.user_attrs
-        ]
-        return cls(pool, images, float(np.median(known)) if known else _TRAIN_OVER_FORWARD)
+        """The forecast from what a study's trials have shown."""
+        ratios: dict[str, list[float]] = {}
+        for trial in study.get_trials(deepcopy=False):
+            if "train_over_forward" in trial.user_attrs:
+                source = trial.user_attrs["config"]["source"]
+                ratios.setdefault(source, []).append(trial.user_attrs["train_over_forward"])
+        return cls(pool, images, ratios)
 
     def forward_seconds(self, config: TransferConfig) -> float:
         """One forward pass of a configuration's network over the training images."""
@@ -48,18 +50,18 @@ class Forecast:
         return made.seconds / max(1, len(made.rows)) * self.images * share
 
     def seconds(self, config: TransferConfig) -> float:
-        """The training of a configuration."""
-        return self.forward_seconds(config) * self.train_over_forward * config.epochs
+        """The training of a configuration: by its own source's trials, else by all trials."""
+        known = self.ratios.get(config.source) or [ratio for ratios in self.ratios.values() for ratio in ratios]
+        ratio = float(np.median(known)) if known else _TRAIN_OVER_FORWARD
+        return self.forward_seconds(config) * ratio * config.epochs
 
-    def train_over_forward_of(self, config: TransferConfig, seconds: float) -> float:
-        """What a trial that took `seconds` says about the ratio."""
-        return seconds / max(1e-9, self.forward_seconds(config) * config.epochs)
+    def ratio(self, config: TransferConfig, epochs: int, seconds: float) -> float:
+        """What a trial that took `seconds` for `epochs` epochs says about the ratio."""
+        return seconds / max(1e-9, self.forward_seconds(config) * epochs)
 
-    def most_epochs(self, config: TransferConfig, left: float | None, share: float) -> int | None:
-        """How many epochs of a configuration fit `share` of the seconds left; None without a limit."""
-        if left is None:
-            return None
-        return int(left * share / max(1e-9, self.seconds(config.replace(epochs=1))))
+    def most_epochs(self, config: TransferConfig, seconds: float) -> int:
+        """How many epochs of a configuration fit."""
+        return int(seconds / max(1e-9, self.seconds(config.replace(epochs=1))))
 
 
 def refit_seconds(trial: optuna.trial.FrozenTrial, dataset: Dataset) -> float:

@@ -1,109 +1,35 @@
 """Trials: from what the sampler chooses to a configuration, to a score."""
 
 import logging
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from time import perf_counter
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import optuna
 import torch
 from optuna.trial import TrialState
 
-from autotransfer.datasets import Dataset, DecodedImages
 from autotransfer.errors import AutotransferError, TrainingError
-from autotransfer.probing import fit_linear_head
-from autotransfer.search.candidates import Pool
 from autotransfer.search.events import EpochFinished, Listener, TrialFinished, TrialStarted
 from autotransfer.search.events import TrialState as TrialOutcome
 from autotransfer.search.forecast import Forecast, refit_seconds
-from autotransfer.search.space import IntRange, Space
 from autotransfer.search.study import Budget, ask, complete_trials, trained_trials
-from autotransfer.sources import Source
+from autotransfer.search.workshop import Workshop, exceeds_limits, with_training
 from autotransfer.transfer.config import TransferConfig, canonical
 from autotransfer.transfer.evaluation import Metric
-from autotransfer.transfer.surgery import TransferModel, transfer
-from autotransfer.transfer.training import Data, EpochReport, predict_probabilities, set_classifier, train
+from autotransfer.transfer.surgery import TransferModel
+from autotransfer.transfer.training import Data, EpochReport, predict_probabilities, train
 
 logger = logging.getLogger(__name__)
 
 _DEFAULT_LEARNING_RATE = 1e-3
 _ASKED_PER_TRAINED = 10
 _MAX_ASKED = 1000
-_MAX_IN_VAIN = 50
+_MAX_IN_VAIN = 20
 _ALWAYS_RUN = ("best by proxies", "from scratch")
 _SHARE_OF_ALWAYS_RUN = 0.2
 _LARGEST_SHARE_OF_ALWAYS_RUN = 0.3
-_SHARE_BESIDE_FINAL = 0.45  # a trial that turns out best is trained once more, on more images
-
-
-@dataclass(frozen=True)
-class Workshop:
-    """All that a trial needs and that does not change between trials."""
-
-    dataset: Dataset
-    space: Space
-    pool: Pool
-    metric: Metric
-    device: torch.device
-    cache_dir: Path
-    checkpoints: Path
-    seed: int
-    max_parameters: int | None
-    max_latency_ms: float | None
-    latencies_ms: dict[tuple[str, int], float]
-    go_on: Callable[[], bool]
-
-    def images(self, source: Source) -> npt.NDArray[np.uint8]:
-        """The target's decoded images at the size that `source` is used at."""
-        size = self.pool.image_sizes[source.name]
-        return DecodedImages(self.dataset, size, source.data_config.interpolation, cache_dir=self.cache_dir).array
-
-    def source(self, name: str) -> Source:
-        """The source of that name."""
-        return next(source for source in self.pool.sources() if source.name == name)
-
-    def start(self, config: TransferConfig, fit_rows: npt.NDArray[np.int64] | None = None) -> TransferModel:
-        """The network of `config`, its classifier at the linear probe's solution where it says so."""
-        torch.manual_seed(self.seed)
-        source = self.source(config.source)
-        model = transfer(
-            source,
-            transferred_layers=config.transferred_layers,
-            upper_layers=config.upper_layers,
-            frozen_layers=config.frozen_layers,
-            num_classes=len(self.dataset.classes),
-            drop_rate=config.drop_rate,
-        )
-        intact = config.upper_layers == "drop" and config.transferred_layers > 0
-        if config.head == "linear_probe" and intact:
-            head = self.pool.get(config.source, config.transferred_layers).head
-            if fit_rows is not None:
-                made = self.pool.probes[config.source]
-                known = fit_rows[np.isin(fit_rows, made.rows)]
-                features = made.at(config.transferred_layers, known)
-                codes = self.dataset.codes[known]
-                head = fit_linear_head(features, codes, len(self.dataset.classes), head.strength)
-            set_classifier(model, head.weight, head.bias)
-        return model
-
-
-def linear_probe_config(workshop: Workshop, source: str, level: int) -> TransferConfig:
-    """The configuration that means: the linear probe of that (source, level), nothing trained."""
-    return _with_training(
-        workshop,
-        TransferConfig(
-            source=source,
-            transferred_layers=level,
-            upper_layers="drop",
-            frozen_layers=level,
-            learning_rate=0.0,
-            epochs=0,
-        ),
-    )
+_SHARE_BESIDE_ITS_FINAL = 0.42
 
 
 def queue_first_trials(study: optuna.Study, workshop: Workshop) -> None:
@@ -130,29 +56,54 @@ def queue_first_trials(study: optuna.Study, workshop: Workshop) -> None:
     queue(best.source.name, best.level, best.level // 2, "half frozen")
 
 
+@dataclass(frozen=True)
+class _Time:
+    """What one trial may take.
+
+    Attributes:
+        wanted: seconds that its epochs are chosen for; None without a limit.
+        allowed: seconds after which it is stopped.
+    """
+
+    wanted: float | None
+    allowed: float | None
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    state: TrialState
+    value: float | None = None
+    reason: str = ""
+
+
 def run_trials(study: optuna.Study, workshop: Workshop, budget: Budget, listener: Listener) -> None:
     """Run trials until the budget is spent (less what the final training takes) or told to stop."""
-    limit = budget.trials
+    limit, at_start = budget.trials, budget.left()
     in_vain = 0
     for _ in range(_MAX_ASKED if limit is None else limit * _ASKED_PER_TRAINED):
-        left = _left(study, workshop, budget)
-        if not workshop.go_on() or in_vain >= _MAX_IN_VAIN or (left is not None and left < 1.0):
+        if not workshop.go_on() or not budget.fits(1.0) or in_vain >= _MAX_IN_VAIN:
             break
         trained = len(trained_trials(study))
         if limit is not None and trained >= limit:
             break
-        _run_one(ask(study, workshop.seed), study, workshop, budget, listener)
+        trial = ask(study, workshop.seed)
+        time = _time_for(str(trial.user_attrs.get("role", "")), study, workshop, budget, at_start)
+        _run_one(trial, study, workshop, budget, time, listener)
         in_vain = 0 if len(trained_trials(study)) > trained else in_vain + 1
 
 
-def _left(study: optuna.Study, workshop: Workshop, budget: Budget) -> float | None:
-    """Seconds left for the search: all but the final training's, which is given up where it no longer fits."""
+def _time_for(role: str, study: optuna.Study, workshop: Workshop, budget: Budget, at_start: float | None) -> _Time:
+    """Both trials that always run get the same share; others what the final training leaves."""
     left = budget.left()
+    if left is None or at_start is None:
+        return _Time(None, None)
+    if role in _ALWAYS_RUN:
+        return _Time(min(left, at_start * _SHARE_OF_ALWAYS_RUN), min(left, at_start * _LARGEST_SHARE_OF_ALWAYS_RUN))
     best = best_trial(study, workshop.metric, from_scratch=False)
-    if left is None or best is None:
-        return left
-    final = refit_seconds(best, workshop.dataset)
-    return left - final if final < left else left
+    final = refit_seconds(best, workshop.dataset) if best is not None else 0.0
+    beside_final = left - final if final < left else left  # a final training that no longer fits is given up
+    # One that turns out best is trained once more, on more images.
+    return _Time(min(beside_final, left * _SHARE_BESIDE_ITS_FINAL), beside_final)
 
 
 def _run_one(
@@ -160,13 +111,13 @@ def _run_one(
     study: optuna.Study,
     workshop: Workshop,
     budget: Budget,
+    time: _Time,
     listener: Listener,
 ) -> None:
-    started = time.perf_counter()
+    started = perf_counter()
     role = str(trial.user_attrs.get("role", ""))
     forecast = Forecast.of(study, workshop.pool, len(workshop.dataset.rows("train")))
-    left = _left(study, workshop, budget)
-    config = _suggest(trial, workshop, forecast, left, role)
+    config = _suggest(trial, workshop, forecast, time.wanted, role)
     trial.set_user_attr("config", config.to_dict())
     proxies = {}
     if config.transferred_layers:
@@ -176,25 +127,23 @@ def _run_one(
     reason = _hopeless(config, workshop, role)
     if not reason and config.epochs == 0:
         reason = "over budget: there is no time for it and its final training"
-    state, value = TrialState.PRUNED, None
+    outcome = _Outcome(TrialState.PRUNED, reason=reason)
     if not reason:
         trial.set_user_attr("trained", True)
-        state, value, reason = _train_trial(trial, config, workshop, budget, left, role, listener)
-    seconds = time.perf_counter() - started
+        outcome = _train_trial(trial, config, workshop, time, role, forecast, listener)
+    seconds = perf_counter() - started
     trial.set_user_attr("seconds", seconds)
-    if state == TrialState.COMPLETE and not reason:
-        trial.set_user_attr("train_over_forward", forecast.train_over_forward_of(config, seconds))
-    if reason:
-        trial.set_user_attr("reason", reason)
-    study.tell(trial, value, state=state)
+    if outcome.reason:
+        trial.set_user_attr("reason", outcome.reason)
+    study.tell(trial, outcome.value, state=outcome.state)
     best = _best_of(complete_trials(study), workshop.metric)
-    outcomes: dict[TrialState, TrialOutcome] = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}
+    names: dict[TrialState, TrialOutcome] = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}
     listener(
         TrialFinished(
             number=trial.number,
-            state=outcomes.get(state, "failed"),
-            value=value,
-            reason=reason,
+            state=names.get(outcome.state, "failed"),
+            value=outcome.value,
+            reason=outcome.reason,
             seconds=seconds,
             best_value=best.value if best else None,
             best_number=best.number if best else None,
@@ -208,27 +157,29 @@ def _train_trial(
     trial: optuna.Trial,
     config: TransferConfig,
     workshop: Workshop,
-    budget: Budget,
-    left: float | None,
+    time: _Time,
     role: str,
+    forecast: Forecast,
     listener: Listener,
-) -> tuple[TrialState, float | None, str]:
+) -> _Outcome:
+    """Train, report every epoch, and keep the weights; whatever goes wrong fails this trial alone."""
     source = workshop.source(config.source)
     name = workshop.metric.name
-    allowed = None if left is None else left * (_LARGEST_SHARE_OF_ALWAYS_RUN if role in _ALWAYS_RUN else 1.0)
-    started = budget.elapsed()
+    started = perf_counter()
 
     def on_epoch(report: EpochReport) -> None:
         metrics = {"train.loss": report.train_loss}
         if report.score is not None and report.val_loss is not None:
             metrics |= {f"val.{name}": report.score, "val.loss": report.val_loss}
             trial.report(report.score, report.epoch)
+        seconds = perf_counter() - started
+        trial.set_user_attr("train_over_forward", forecast.ratio(config, report.epoch, seconds))
         listener(EpochFinished(trial.number, report.epoch, metrics, report.seconds))
         if report.epoch < config.epochs and role not in _ALWAYS_RUN and trial.should_prune():
             raise optuna.TrialPruned(f"its learning curve is below the median at epoch {report.epoch}")
 
     def go_on() -> bool:
-        return workshop.go_on() and (allowed is None or budget.elapsed() - started < allowed)
+        return workshop.go_on() and (time.allowed is None or perf_counter() - started < time.allowed)
 
     reason = ""
     try:
@@ -240,7 +191,6 @@ def _train_trial(
             workshop.dataset.rows("val"),
             source.data_config,
         )
-        seed = workshop.seed + trial.number
         try:
             value = train(
                 model,
@@ -248,7 +198,7 @@ def _train_trial(
                 data,
                 metric=workshop.metric,
                 device=workshop.device,
-                seed=seed,
+                seed=workshop.seed + trial.number,
                 on_epoch=on_epoch,
                 go_on=go_on,
             )
@@ -260,19 +210,19 @@ def _train_trial(
             value = workshop.metric(probabilities, data.codes[data.val])
             reason = f"{stopped}: its share of the budget was used"
     except optuna.TrialPruned as pruned:
-        return TrialState.PRUNED, None, str(pruned)
+        return _Outcome(TrialState.PRUNED, reason=str(pruned))
     except InterruptedError:
         cause = "the user stopped the search" if not workshop.go_on() else "the budget ran out"
-        return TrialState.FAIL, None, cause
+        return _Outcome(TrialState.FAIL, reason=cause)
     except torch.OutOfMemoryError:
-        return TrialState.FAIL, None, f"out of memory at batch size {config.batch_size}"
+        return _Outcome(TrialState.FAIL, reason=f"out of memory at batch size {config.batch_size}")
     except TrainingError as error:
-        return TrialState.FAIL, None, str(error)
+        return _Outcome(TrialState.FAIL, reason=str(error))
     except (AutotransferError, RuntimeError, ValueError, OSError) as error:  # one trial fails alone
         logger.warning("trial %d failed", trial.number, exc_info=True)
-        return TrialState.FAIL, None, f"{type(error).__name__}: {error}"
+        return _Outcome(TrialState.FAIL, reason=f"{type(error).__name__}: {error}")
     _keep(model, trial, workshop)
-    return TrialState.COMPLETE, value, reason
+    return _Outcome(TrialState.COMPLETE, value, reason)
 
 
 def _keep(model: TransferModel, trial: optuna.Trial, workshop: Workshop) -> None:
@@ -287,9 +237,9 @@ def _keep(model: TransferModel, trial: optuna.Trial, workshop: Workshop) -> None
 
 
 def _suggest(
-    trial: optuna.Trial, workshop: Workshop, forecast: Forecast, left: float | None, role: str
+    trial: optuna.Trial, workshop: Workshop, forecast: Forecast, seconds: float | None, role: str
 ) -> TransferConfig:
-    """The sampler's choice, with no more epochs than there is time for (0 where there is none at all)."""
+    """The sampler's choice, with no more epochs than there are seconds for (0 where not even the fewest fit)."""
     parameters = workshop.space.parameters
     source = trial.suggest_categorical("source", sorted(source.name for source in workshop.pool.sources()))
     levels = len(workshop.source(str(source)).levels)
@@ -305,35 +255,15 @@ def _suggest(
         learning_rate=trial.suggest_float("learning_rate", rates.min, rates.max, log=rates.log),
         weight_decay=trial.suggest_float("weight_decay", decays.min, decays.max, log=decays.log),
     )
-    config = canonical(_with_training(workshop, config), levels)
-    return config.replace(epochs=_suggest_epochs(trial, config, parameters.epochs, forecast, left, role))
-
-
-def _suggest_epochs(
-    trial: optuna.Trial, config: TransferConfig, epochs: IntRange, forecast: Forecast, left: float | None, role: str
-) -> int:
-    """Both trials that always run get the same: as many epochs as the space allows and a fifth of the time."""
+    config = canonical(with_training(workshop, config), levels)
+    epochs = parameters.epochs
+    fitting = epochs.max if seconds is None else forecast.most_epochs(config, seconds)
     if role in _ALWAYS_RUN:
-        fitting = forecast.most_epochs(config, left, share=_SHARE_OF_ALWAYS_RUN)
-        most = epochs.largest() if fitting is None else max(1, min(fitting, epochs.largest()))
-        return trial.suggest_int("epochs", most, most)
-    fitting = forecast.most_epochs(config, left, share=_SHARE_BESIDE_FINAL)
-    if fitting is not None and fitting < epochs.min:
-        return 0
-    most = epochs.largest() if fitting is None else epochs.largest(fitting)
-    return trial.suggest_int("epochs", epochs.min, most, step=epochs.step)
-
-
-def _with_training(workshop: Workshop, config: TransferConfig) -> TransferConfig:
-    training = workshop.space.training
-    return config.replace(
-        batch_size=training.batch_size,
-        augmentation=training.augmentation,
-        label_smoothing=training.label_smoothing,
-        drop_rate=training.drop_rate,
-        head=training.head,
-        image_size=workshop.pool.image_sizes[config.source],
-    )
+        most = max(1, min(fitting, epochs.largest()))
+        return config.replace(epochs=trial.suggest_int("epochs", most, most))
+    if fitting < epochs.min:
+        return config.replace(epochs=0)
+    return config.replace(epochs=trial.suggest_int("epochs", epochs.min, epochs.largest(fitting), step=epochs.step))
 
 
 def _hopeless(config: TransferConfig, workshop: Workshop, role: str) -> str:
@@ -352,20 +282,6 @@ def _hopeless(config: TransferConfig, workshop: Workshop, role: str) -> str:
         return ""
     level = config.transferred_layers
     return f"proxies rank level {level} of this source outside the best {len(kept)} of {len(candidates)}"
-
-
-def exceeds_limits(config: TransferConfig, workshop: Workshop) -> str:
-    """Which hard limit a configuration breaks, or an empty string."""
-    source = workshop.source(config.source)
-    cut = config.upper_layers == "drop" and config.transferred_layers
-    level = source.levels[(config.transferred_layers if cut else len(source.levels)) - 1]
-    count = level.parameter_count + (level.channels + 1) * len(workshop.dataset.classes)
-    if workshop.max_parameters is not None and count > workshop.max_parameters:
-        return f"{count:,} parameters are more than --max-params {workshop.max_parameters:,}"
-    latency = workshop.latencies_ms.get((source.name, level.index))
-    if workshop.max_latency_ms is not None and latency is not None and latency > workshop.max_latency_ms:
-        return f"{latency:.1f} ms an image are more than --max-latency {workshop.max_latency_ms:g}"
-    return ""
 
 
 def best_trial(study: optuna.Study, metric: Metric, *, from_scratch: bool) -> optuna.trial.FrozenTrial | None:

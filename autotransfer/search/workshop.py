@@ -1,0 +1,112 @@
+"""All that a trial needs and that does not change between trials."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from autotransfer.datasets import Dataset, DecodedImages
+from autotransfer.probing import fit_linear_head
+from autotransfer.search.candidates import Pool
+from autotransfer.search.space import Space
+from autotransfer.sources import Source
+from autotransfer.transfer.config import TransferConfig
+from autotransfer.transfer.evaluation import Metric
+from autotransfer.transfer.surgery import TransferModel, transfer
+from autotransfer.transfer.training import set_classifier
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """All that a trial needs and that does not change between trials."""
+
+    dataset: Dataset
+    space: Space
+    pool: Pool
+    metric: Metric
+    device: torch.device
+    cache_dir: Path
+    checkpoints: Path
+    seed: int
+    max_parameters: int | None
+    max_latency_ms: float | None
+    latencies_ms: dict[tuple[str, int], float]
+    go_on: Callable[[], bool]
+
+    def images(self, source: Source) -> npt.NDArray[np.uint8]:
+        """The target's decoded images at the size that `source` is used at."""
+        size = self.pool.image_sizes[source.name]
+        return DecodedImages(self.dataset, size, source.data_config.interpolation, cache_dir=self.cache_dir).array
+
+    def source(self, name: str) -> Source:
+        """The source of that name."""
+        return next(source for source in self.pool.sources() if source.name == name)
+
+    def start(self, config: TransferConfig, fit_rows: npt.NDArray[np.int64] | None = None) -> TransferModel:
+        """The network of `config`, its classifier at the linear probe's solution where it says so."""
+        torch.manual_seed(self.seed)
+        source = self.source(config.source)
+        model = transfer(
+            source,
+            transferred_layers=config.transferred_layers,
+            upper_layers=config.upper_layers,
+            frozen_layers=config.frozen_layers,
+            num_classes=len(self.dataset.classes),
+            drop_rate=config.drop_rate,
+        )
+        intact = config.upper_layers == "drop" and config.transferred_layers > 0
+        if config.head == "linear_probe" and intact:
+            head = self.pool.get(config.source, config.transferred_layers).head
+            if fit_rows is not None:
+                made = self.pool.probes[config.source]
+                known = fit_rows[np.isin(fit_rows, made.rows)]
+                features = made.at(config.transferred_layers, known)
+                codes = self.dataset.codes[known]
+                head = fit_linear_head(features, codes, len(self.dataset.classes), head.strength)
+            set_classifier(model, head.weight, head.bias)
+        return model
+
+
+def linear_probe_config(workshop: Workshop, source: str, level: int) -> TransferConfig:
+    """The configuration that means: the linear probe of that (source, level), nothing trained."""
+    return with_training(
+        workshop,
+        TransferConfig(
+            source=source,
+            transferred_layers=level,
+            upper_layers="drop",
+            frozen_layers=level,
+            learning_rate=0.0,
+            epochs=0,
+        ),
+    )
+
+
+def with_training(workshop: Workshop, config: TransferConfig) -> TransferConfig:
+    """A configuration with what the space sets for every trial."""
+    training = workshop.space.training
+    return config.replace(
+        batch_size=training.batch_size,
+        augmentation=training.augmentation,
+        label_smoothing=training.label_smoothing,
+        drop_rate=training.drop_rate,
+        head=training.head,
+        image_size=workshop.pool.image_sizes[config.source],
+    )
+
+
+def exceeds_limits(config: TransferConfig, workshop: Workshop) -> str:
+    """Which hard limit a configuration breaks, or an empty string."""
+    source = workshop.source(config.source)
+    cut = config.upper_layers == "drop" and config.transferred_layers
+    level = source.levels[(config.transferred_layers if cut else len(source.levels)) - 1]
+    count = level.parameter_count + (level.channels + 1) * len(workshop.dataset.classes)
+    if workshop.max_parameters is not None and count > workshop.max_parameters:
+        return f"{count:,} parameters are more than --max-params {workshop.max_parameters:,}"
+    latency = workshop.latencies_ms.get((source.name, level.index))
+    if workshop.max_latency_ms is not None and latency is not None and latency > workshop.max_latency_ms:
+        return f"{latency:.1f} ms an image are more than --max-latency {workshop.max_latency_ms:g}"
+    return ""

@@ -195,6 +195,7 @@ def score(
 def predict(
     model_dir: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="Folder that `recommend` wrote the model to.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files to label.")],
+    plugin: Plugins = None,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
 ) -> None:
@@ -203,7 +204,7 @@ def predict(
     with redirect_stdout(sys.stderr):
         from autotransfer import load
 
-        predictions = load(model_dir).predict(images)
+        predictions = load(model_dir, plugins=plugin or ()).predict(images)
     if not (as_json or as_csv):
         predictions = predictions[["image", "label", "confidence"]]
     print_frame(predictions, as_json=as_json, as_csv=as_csv)

@@ -224,7 +224,7 @@ def test_score_prints_a_table_json_or_csv(run: Any, score: Call) -> None:
 def test_predict_prints_labels_and_in_csv_probabilities(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     frame = pd.DataFrame({"image": ["x.png"], "label": ["7"], "confidence": [0.8], "probability.7": [0.8]})
     model = types.SimpleNamespace(predict=lambda paths: frame)
-    monkeypatch.setattr(autotransfer, "load", lambda folder: model, raising=False)
+    monkeypatch.setattr(autotransfer, "load", lambda folder, plugins: model, raising=False)
     table = run("predict", "model", "x.png").stdout
     assert "0.8" in table and "probability" not in table
     assert run("predict", "model", "x.png", "--csv").stdout == frame.to_csv(index=False)

@@ -57,11 +57,17 @@ def load_plugins(modules: Sequence[str]) -> None:
 
 def plugin_file(module: str) -> Path:
     """The file of a loaded plugin."""
-    name = Path(module).stem if module.endswith(".py") else module
-    return Path(str(sys.modules[name].__file__))
+    return Path(str(sys.modules[plugin_name(module)].__file__))
+
+
+def plugin_name(module: str) -> str:
+    """The name that a plugin, given by name or file, is imported under."""
+    return Path(module).stem if module.endswith(".py") else module
 
 
 def _import_plugin(module: str) -> None:
+    if plugin_name(module) in sys.modules and not module.endswith(".py"):
+        return
     if not module.endswith(".py"):
         if importlib.util.find_spec(module) is None:
             raise SourceError(

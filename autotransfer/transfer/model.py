@@ -16,14 +16,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from autotransfer.datasets import decode_image
-from autotransfer.errors import ModelDirectoryError
-from autotransfer.sources import DataConfig, Source, load_plugins, plugin_file
+from autotransfer.errors import ModelDirectoryError, SourceError
+from autotransfer.sources import DataConfig, Source, load_plugins, plugin_file, plugin_name
 from autotransfer.transfer.config import TransferConfig
 from autotransfer.transfer.surgery import TransferModel, build_network
 from autotransfer.transfer.training import predict_probabilities
 
 FORMAT_VERSION = 1
 DESCRIPTION = "autotransfer.json"
+_PLUGINS = "plugins"
 _PREDICT_AT_ONCE = 256
 
 
@@ -82,13 +83,19 @@ class TrainedModel:
         return self.network.head is None
 
     def save(self, folder: str | PathLike[str]) -> Path:
-        """Write config.json and model.safetensors (timm's hub layout) and autotransfer.json to `folder`."""
+        """Write config.json and model.safetensors (timm's hub layout) and autotransfer.json to `folder`.
+
+        The files of plugins are copied to `plugins/` inside it; loading never runs them unasked.
+        """
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self._state().items()}
         save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
         _write_json(target / "config.json", self._timm_config())
-        plugin_files = [str(plugin_file(plugin)) for plugin in self.plugins]
+        plugin_files = [f"{_PLUGINS}/{plugin_file(plugin).name}" for plugin in self.plugins]
+        for plugin, copy in zip(self.plugins, plugin_files, strict=True):
+            (target / copy).parent.mkdir(exist_ok=True)
+            (target / copy).write_bytes(plugin_file(plugin).read_bytes())
         _write_json(
             target / DESCRIPTION,
             {
@@ -99,7 +106,7 @@ class TrainedModel:
                 "architecture": self.source.architecture,
                 "model_args": self.source.model_args,
                 "opens_with_timm": self.opens_with_timm,
-                "plugins": [Path(file).stem for file in plugin_files],
+                "plugins": [plugin_name(plugin) for plugin in self.plugins],
                 "plugin_files": plugin_files,
             },
         )
@@ -140,7 +147,9 @@ def load_model(folder: str | PathLike[str], *, plugins: Sequence[str] = ()) -> T
 
     Args:
         folder: the model folder.
-        plugins: modules or files that register the architecture with timm, where it is a user's own.
+        plugins: modules or files that register the architecture with timm, where it is a user's own. Those
+            that the model was trained with are in `plugins/` in the folder; they are code, so they run only
+            where you name them here, or where Python finds modules of their names.
 
     Raises:
         ModelDirectoryError: the folder is not a saved model, or incomplete.
@@ -150,7 +159,7 @@ def load_model(folder: str | PathLike[str], *, plugins: Sequence[str] = ()) -> T
     description = _read_description(target)
     try:
         classes = tuple(str(name) for name in description["classes"])
-        plugins = tuple(plugins or description.get("plugins", ()))
+        needed = tuple(str(name) for name in description.get("plugins", ()))
         opens_with_timm = bool(description["opens_with_timm"])
         config = TransferConfig.from_dict(description["config"])
         data = description["preprocessing"]
@@ -159,7 +168,14 @@ def load_model(folder: str | PathLike[str], *, plugins: Sequence[str] = ()) -> T
         raise ModelDirectoryError(
             f"{target / DESCRIPTION} is not what this version of autotransfer writes: {error}"
         ) from error
-    load_plugins(plugins)
+    try:
+        load_plugins(plugins or needed)
+    except SourceError as error:
+        files = ", ".join(str(target / file) for file in description.get("plugin_files", ()))
+        raise SourceError(
+            f"the model in {target} needs code that registers its architecture with timm: {', '.join(needed)}. "
+            f"Name it with plugins=[...] (--plugin on the command line); the folder holds a copy: {files}."
+        ) from error
     source = Source(name=config.source, timm_name=f"local-dir:{target.resolve()}", kind="local-dir")
     network = build_network(
         source,
@@ -179,7 +195,7 @@ def load_model(folder: str | PathLike[str], *, plugins: Sequence[str] = ()) -> T
         config=config,
         source=source,
         preprocessing=preprocessing,
-        plugins=plugins,
+        plugins=tuple(plugins) or needed,
     )
 
 

@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup test lint constraints clean
+.PHONY: setup demo test test-all lint constraints clean
 
 setup: $(STAMP)
 
@@ -12,8 +12,14 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $(STAMP)
 
+demo: setup
+	$(BIN)/autotransfer demo
+
 test: setup
 	$(BIN)/python -m pytest -q
+
+test-all: setup
+	$(BIN)/python -m pytest -q -m 'slow or not slow'
 
 lint: setup
 	$(BIN)/ruff check .

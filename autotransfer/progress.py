@@ -42,7 +42,7 @@ class ProgressListener:
 
     On a terminal the state stays at the bottom and sentences scroll above it; elsewhere each event that
     matters is one line. The display starts with the first event and ends with the study; used as a context
-    manager it also ends when the study is left by an exception.
+    manager it starts at once and ends also when the study is left by an exception.
 
     Args:
         console: where to show; standard error by default, so that results can be piped.
@@ -83,18 +83,15 @@ class ProgressListener:
     def __call__(self, event: Event) -> None:
         """Take one event, from any thread."""
         with self._lock:
-            if self._console.is_terminal and self._live is None and not self._ended:
-                self._live = Live(
-                    get_renderable=self._render, console=self._console, refresh_per_second=5, transient=True
-                )
-                self._live.start()
+            self._start_display()
             self._take(event)
             self._ended = isinstance(event, StudyFinished | StudyFailed) or self._ended
         if self._ended:
             self.close()
 
     def __enter__(self) -> Self:
-        """The listener itself."""
+        """The listener itself; on a terminal the display starts, so that something shows from the first second."""
+        self._start_display()
         return self
 
     def __exit__(
@@ -112,6 +109,11 @@ class ProgressListener:
         live, self._live = self._live, None
         if live is not None:
             live.stop()
+
+    def _start_display(self) -> None:
+        if self._console.is_terminal and self._live is None and not self._ended:
+            self._live = Live(get_renderable=self._render, console=self._console, refresh_per_second=5, transient=True)
+            self._live.start()
 
     def _take(self, event: Event) -> None:
         match event:

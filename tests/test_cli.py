@@ -72,7 +72,9 @@ def an_answer() -> Any:
 
 
 @pytest.fixture
-def run() -> Any:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
     return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 

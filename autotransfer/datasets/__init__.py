@@ -7,6 +7,6 @@ Reading order: `loading` (the way through), `folder` and `manifest` (what users 
 from autotransfer.datasets.dataset import Dataset
 from autotransfer.datasets.decoded import DecodedImages
 from autotransfer.datasets.image import decode_image
-from autotransfer.datasets.loading import load_dataset
+from autotransfer.datasets.loading import check_exists, load_dataset
 
-__all__ = ["Dataset", "DecodedImages", "decode_image", "load_dataset"]
+__all__ = ["Dataset", "DecodedImages", "check_exists", "decode_image", "load_dataset"]

@@ -70,11 +70,9 @@ def load_dataset(
 
 def _read(root: Path, image_column: str, label_column: str) -> tuple[pd.DataFrame, Path]:
     """The samples, and the folder that their paths are best shown relative to."""
+    check_exists(root)
     if root.is_dir():
         return read_folder(root), root
-    if not root.exists():
-        existing = next(parent for parent in root.parents if parent.exists())
-        raise DatasetError(f"No such file or folder: {root}. ({existing} exists.)")
     if root.suffix.lower() not in MANIFEST_SUFFIXES:
         raise DatasetError(
             f"{root} is neither a folder nor a CSV manifest ({', '.join(MANIFEST_SUFFIXES)}). Give a folder "
@@ -106,3 +104,11 @@ def _tell_gaps(samples: pd.DataFrame) -> None:
         crossing = sorted(str(group) for group, count in splits.nunique().items() if count > 1)
         if crossing:
             logger.warning("In the given splits, groups lie in more than one: %s.", listed(crossing))
+
+
+def check_exists(path: Path) -> None:
+    """Refuse a path that names nothing, saying which of its parents exists."""
+    root = path.expanduser().absolute()
+    if not root.exists():
+        existing = next(parent for parent in root.parents if parent.exists())
+        raise DatasetError(f"No such file or folder: {root}. ({existing} exists.)")

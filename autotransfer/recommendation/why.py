@@ -39,7 +39,7 @@ def reasons(chosen: Finalist, probe: Finalist, workshop: Workshop, verdict: dict
     pool, metric, config = workshop.pool, workshop.metric, chosen.config
     sentences = [_origin(chosen, metric, trained), _prior(config.source, config.transferred_layers, pool)]
     if not config.linear_probe:
-        gain = chosen.val_score - probe.val_score
+        gain = (chosen.val_score - probe.val_score) * (1 if metric.greater_is_better else -1)
         sentences.append(
             f"Training gained {gain:+.4f} validation {metric.name} over the best linear probe "
             f"({probe.val_score:.4f}, level {probe.config.transferred_layers} of {probe.config.source})."

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from autotransfer.datasets import Dataset
-from autotransfer.errors import SourceError
+from autotransfer.errors import ProxyError, SourceError
 from autotransfer.probing import (
     LinearHead,
     Probe,
@@ -107,8 +107,8 @@ def build_pool(
 ) -> Pool:
     """Probe all sources and order all (source, level) pairs.
 
-    A source that cannot be loaded or cut is skipped and told. Where `go_on` says stop, the sources probed so
-    far make the pool.
+    A source that cannot be loaded or cut, or that yields no usable features, is skipped and told. Where
+    `go_on` says stop, the sources probed so far make the pool.
 
     Raises:
         SourceError: no source is left.
@@ -128,15 +128,19 @@ def build_pool(
         try:
             size = choose_image_size(source, typical, space.training.max_image_size)
             made = probe(source, dataset, rows, image_size=size, cache_dir=cache_dir, device=device, go_on=go_on)
-        except SourceError as error:
-            skipped[source.name] = str(error)
-            listener(SourceSkipped(source.name, str(error)))
+            scored = _score_levels(source, made, dataset, train, val, space, metric)
+        except (SourceError, ProxyError, torch.OutOfMemoryError) as error:
+            reason = "out of memory" if isinstance(error, torch.OutOfMemoryError) else str(error)
+            skipped[source.name] = reason
+            listener(SourceSkipped(source.name, reason))
             continue
         except InterruptedError:
             break
         probes[source.name], sizes[source.name] = made, size
-        found.extend(_score_levels(source, made, dataset, train, val, space, metric))
+        found.extend(scored)
         listener(SourceProbed(source.name, len(source.levels), made.seconds, made.cached))
+    if not found and not go_on():
+        raise SourceError("stopped before the first source was probed: there is nothing to answer with.")
     if not found:
         reasons = "".join(f"\n  {name}: {reason}" for name, reason in skipped.items())
         raise SourceError(

@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from autotransfer.errors import ProxyError, SpaceError
+from autotransfer.quantities import parse_duration
 
 _REPOSITORY_SPACES = Path(__file__).parents[2] / "search_spaces"
 
@@ -18,10 +19,10 @@ class _Strict(BaseModel):
 
 
 class FloatRange(_Strict):
-    """A range of a real hyperparameter."""
+    """A range of a real hyperparameter, zero or more."""
 
-    min: float
-    max: float
+    min: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    max: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     log: bool = False
 
     @model_validator(mode="after")
@@ -112,6 +113,16 @@ class Space(_Strict):
 
         if value not in METRICS:
             raise ValueError(f"unknown metric '{value}'; choose one of: {', '.join(METRICS)}")
+        return value
+
+    @field_validator("budget")
+    @classmethod
+    def _is_duration(cls, value: str | float | None) -> str | float | None:
+        if value is not None:
+            try:
+                parse_duration(value)
+            except SpaceError as error:
+                raise ValueError(str(error)) from error
         return value
 
     @field_validator("proxies")

@@ -1,6 +1,5 @@
 """The study: ask, train, report, tell; the truth is in Optuna's storage."""
 
-import contextlib
 import os
 import socket
 import time
@@ -10,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from autotransfer.datasets import Dataset
 from autotransfer.errors import StudyError
 from autotransfer.search.space import Space
-from autotransfer.sources import Source
 
 _STARTUP_SEED_STEP = 1_000_003
 
@@ -101,7 +98,7 @@ def open_study(
 def ask(study: optuna.Study, seed: int) -> optuna.Trial:
     """Ask for a trial; the sampler's state is derived from the storage alone, so a resumed study goes on alike."""
     number = len(study.get_trials(deepcopy=False))
-    study.sampler = optuna.samplers.TPESampler(seed=seed * _STARTUP_SEED_STEP + number, n_startup_trials=6)
+    study.sampler = optuna.samplers.TPESampler(seed=(seed * _STARTUP_SEED_STEP + number) % 2**32, n_startup_trials=6)
     trial = study.ask()
     trial.set_user_attr("worker", _worker())
     return trial
@@ -141,12 +138,16 @@ def _retry_interrupted(study: optuna.Study) -> None:
         if _alive(str(trial.user_attrs.get("worker", ""))):
             continue
         frozen: Any = trial
-        with contextlib.suppress(RuntimeError):  # another process closed it first
+        try:
             study._storage.set_trial_user_attr(frozen._trial_id, "reason", "its process was killed")
             study.tell(trial.number, state=TrialState.FAIL)
-        if "retry_of" not in trial.user_attrs and trial.params:
+        except (RuntimeError, ValueError):  # another process closed it first, and retries it
+            continue
+        # What it was queued with counts where it was killed before it had asked for all of its parameters.
+        params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+        if "retry_of" not in trial.user_attrs and params:
             kept = {k: v for k, v in trial.user_attrs.items() if k == "role"}
-            study.enqueue_trial(trial.params, user_attrs={**kept, "retry_of": trial.number})
+            study.enqueue_trial(params, user_attrs={**kept, "retry_of": trial.number})
 
 
 def _worker() -> str:
@@ -188,11 +189,3 @@ class Budget:
         """True where work of that length ends before the limit."""
         left = self.left()
         return left is None or seconds <= left
-
-
-Distributions = dict[str, BaseDistribution]
-
-
-def source_levels(sources: list[Source]) -> dict[str, int]:
-    """Number of levels by name."""
-    return {source.name: len(source.levels) for source in sources}

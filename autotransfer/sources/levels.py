@@ -61,7 +61,7 @@ def find_levels(model: nn.Module, image_size: int, in_channels: int = 3) -> tupl
             "Choose another source (`autotransfer sources` lists them)."
         )
     was_training = model.training
-    model.eval()
+    _evaluation_mode(model)
     device = next(model.parameters()).device
     image = torch.zeros(1, in_channels, image_size, image_size, device=device)
     network: Any = model
@@ -93,8 +93,13 @@ def find_levels(model: nn.Module, image_size: int, in_channels: int = 3) -> tupl
             del levels[-1]
         levels.append(_whole_network(model, image, len(levels) + 1, last, image_size / outputs[last].shape[-1]))
     finally:
-        model.train(was_training)
+        _evaluation_mode(model).train(was_training)
     return tuple(levels)
+
+
+def _evaluation_mode(model: nn.Module) -> nn.Module:
+    """Evaluation mode, by way of training mode: LeViT and its kin keep biases from pass to pass in between."""
+    return model.train().eval()
 
 
 def _whole_network(model: nn.Module, image: Tensor, index: int, timm_index: int, reduction: float) -> Level:

@@ -1,5 +1,6 @@
 """Probe features on disk: content-addressed, whole or absent, shared by all processes of the machine."""
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -43,7 +44,8 @@ class FeatureCache:
         except (SafetensorError, OSError, ValueError) as error:
             logger.warning("%s is damaged (%s) and is computed again", path, error)
             return None
-        os.utime(path)
+        with contextlib.suppress(OSError):  # taken away, or another user's, meanwhile: what is read is read
+            os.utime(path)
         return arrays
 
     def put(self, key: str, arrays: Mapping[str, npt.NDArray[Any]]) -> None:

@@ -51,7 +51,7 @@ class Finalist:
 def keep_trial(trial: optuna.trial.FrozenTrial, workshop: Workshop) -> Finalist:
     """A trial's configuration with the weights that the trial ended with."""
     config = TransferConfig.from_dict(trial.user_attrs["config"])
-    model = workshop.start(config)
+    model = workshop.build(config)
     model.load_state_dict(load_file(workshop.checkpoints / f"trial-{trial.number}.safetensors"))
     probabilities = _test_probabilities(model, config, workshop)
     return Finalist(config, model, float(trial.value or 0.0), probabilities, probabilities, False)
@@ -79,7 +79,7 @@ def finish_linear_probe(candidate: Candidate, workshop: Workshop) -> Finalist:
         len(workshop.dataset.classes),
         candidate.head.strength,
     )
-    model = workshop.start(config)
+    model = workshop.build(config)
     set_classifier(model, candidate.head.weight, candidate.head.bias)
     train_only = _test_probabilities(model, config, workshop)
     set_classifier(model, head.weight, head.bias)
@@ -105,7 +105,7 @@ def score_on_test(metric: Metric, probabilities: npt.NDArray[np.float32], worksh
 def _refit(config: TransferConfig, workshop: Workshop) -> TransferModel:
     source = workshop.source(config.source)
     rows = workshop.dataset.rows("train", "val")
-    model = workshop.start(config, fit_rows=rows)
+    model = workshop.start(config, rows)
     empty: npt.NDArray[np.int64] = np.empty(0, np.int64)
     go_on: Callable[[], bool] = workshop.go_on
     train(

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from autotransfer.recommendation.recommendation import Recommendation
+from autotransfer.transfer.model import write_whole
 
 
 def save_recommendation(recommendation: Recommendation, folder: Path) -> Path:
@@ -17,12 +18,12 @@ def save_recommendation(recommendation: Recommendation, folder: Path) -> Path:
 
 
 def _readme(recommendation: Recommendation, folder: Path) -> str:
-    config, test = recommendation.config, recommendation.test
+    config, test, name = recommendation.config, recommendation.test, folder.resolve().name
     reasons = "\n".join(f"- {sentence}" for sentence in recommendation.why)
     timm_lines = (
         "\nWithout autotransfer, timm opens it:\n\n"
         "```python\nimport timm\n"
-        f'model = timm.create_model("local-dir:{folder.name}", pretrained=True)\n```\n'
+        f'model = timm.create_model("local-dir:{name}", pretrained=True)\n```\n'
         if recommendation.model.opens_with_timm
         else "\nIts upper layers are cut off, so it opens with autotransfer (timm alone wants the whole network).\n"
     )
@@ -31,7 +32,7 @@ def _readme(recommendation: Recommendation, folder: Path) -> str:
         f"{test.metric} on {test.n} test images: {test.value:.4f} "
         f"(95% interval {test.low:.4f} to {test.high:.4f}).\n\n"
         "```python\nimport autotransfer\n"
-        f'model = autotransfer.load("{folder.name}")\n'
+        f'model = autotransfer.load("{name}")\n'
         'model.predict(["image.jpg"])\n```\n'
         f"{timm_lines}\n## Why\n\n{reasons}\n\n"
         "Files: `config.json` and `model.safetensors` (timm's hub layout), `autotransfer.json` (classes, "
@@ -40,6 +41,4 @@ def _readme(recommendation: Recommendation, folder: Path) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

@@ -87,7 +87,7 @@ class Pruning(_Strict):
         default=0.5, description="this fraction of the (source, level) pairs, best first, may be trained"
     )
     startup_trials: Annotated[int, Field(ge=1)] = 4
-    warmup_epochs: Annotated[int, Field(ge=0)] = 2
+    warmup_epochs: Annotated[int, Field(ge=0, description="no learning curve is judged in these first epochs")] = 1
 
 
 class Space(_Strict):

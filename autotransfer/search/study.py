@@ -70,7 +70,8 @@ def open_study(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = open_storage(url)
     pruner = optuna.pruners.MedianPruner(
-        n_startup_trials=space.pruning.startup_trials, n_warmup_steps=space.pruning.warmup_epochs
+        n_startup_trials=space.pruning.startup_trials,
+        n_warmup_steps=space.pruning.warmup_epochs + 1,  # Optuna counts steps from 0, epochs count from 1
     )
     existing = _names(storage)
     if name in existing and not resume:

@@ -15,6 +15,7 @@ from autotransfer.search.events import TrialState as TrialOutcome
 from autotransfer.search.forecast import Forecast, refit_seconds
 from autotransfer.search.study import Budget, ask, complete_trials, trained_trials
 from autotransfer.search.workshop import Workshop, exceeds_limits, with_training
+from autotransfer.sources import Source
 from autotransfer.transfer.config import TransferConfig, canonical
 from autotransfer.transfer.evaluation import Metric
 from autotransfer.transfer.surgery import TransferModel
@@ -22,7 +23,9 @@ from autotransfer.transfer.training import Data, EpochReport, predict_probabilit
 
 logger = logging.getLogger(__name__)
 
-_DEFAULT_LEARNING_RATE = 1e-3
+# AdamW's peak in the trials that are queued: networks with batch norms gain from more than the others bear.
+_BATCH_NORM_LEARNING_RATE = 2e-3
+_OTHER_LEARNING_RATE = 5e-4
 _ASKED_PER_TRAINED = 10
 _MAX_ASKED = 1000
 _MAX_IN_VAIN = 20
@@ -44,7 +47,7 @@ def queue_first_trials(study: optuna.Study, workshop: Workshop) -> None:
             "transferred_layers": level,
             "upper_layers": parameters.upper_layers[0],
             "frozen_layers": frozen,
-            "learning_rate": min(max(_DEFAULT_LEARNING_RATE, rates.min), rates.max),
+            "learning_rate": min(max(_usual_learning_rate(workshop.source(source)), rates.min), rates.max),
         }
         study.enqueue_trial(params, user_attrs={"role": role})
 
@@ -54,6 +57,11 @@ def queue_first_trials(study: optuna.Study, workshop: Workshop) -> None:
     for source in sources[1:4]:
         queue(source.name, workshop.pool.best_of(source.name).level, 0, "best of its source")
     queue(best.source.name, best.level, best.level // 2, "half frozen")
+
+
+def _usual_learning_rate(source: Source) -> float:
+    norms = (isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in source.load().modules())
+    return _BATCH_NORM_LEARNING_RATE if any(norms) else _OTHER_LEARNING_RATE
 
 
 @dataclass(frozen=True)
@@ -183,7 +191,7 @@ def _train_trial(
 
     reason = ""
     try:
-        model = workshop.start(config)
+        model = workshop.start(config, workshop.dataset.rows("train"))
         data = Data(
             workshop.images(source),
             workshop.dataset.codes,

@@ -15,6 +15,7 @@ from autotransfer.search.space import Space
 from autotransfer.sources import Source
 from autotransfer.transfer.config import TransferConfig
 from autotransfer.transfer.evaluation import Metric
+from autotransfer.transfer.norms import extract_features, recalibrate
 from autotransfer.transfer.surgery import TransferModel, transfer
 from autotransfer.transfer.training import set_classifier
 
@@ -45,28 +46,37 @@ class Workshop:
         """The source of that name."""
         return next(source for source in self.pool.sources() if source.name == name)
 
-    def start(self, config: TransferConfig, fit_rows: npt.NDArray[np.int64] | None = None) -> TransferModel:
-        """The network of `config`, its classifier at the linear probe's solution where it says so."""
+    def build(self, config: TransferConfig) -> TransferModel:
+        """The network of `config`, its classifier not solved yet."""
         torch.manual_seed(self.seed)
-        source = self.source(config.source)
-        model = transfer(
-            source,
+        return transfer(
+            self.source(config.source),
             transferred_layers=config.transferred_layers,
             upper_layers=config.upper_layers,
             frozen_layers=config.frozen_layers,
             num_classes=len(self.dataset.classes),
             drop_rate=config.drop_rate,
         )
-        intact = config.upper_layers == "drop" and config.transferred_layers > 0
-        if config.head == "linear_probe" and intact:
-            head = self.pool.get(config.source, config.transferred_layers).head
-            if fit_rows is not None:
-                made = self.pool.probes[config.source]
-                known = fit_rows[np.isin(fit_rows, made.rows)]
-                features = made.at(config.transferred_layers, known)
-                codes = self.dataset.codes[known]
-                head = fit_linear_head(features, codes, len(self.dataset.classes), head.strength)
-            set_classifier(model, head.weight, head.bias)
+
+    def start(self, config: TransferConfig, rows: npt.NDArray[np.int64]) -> TransferModel:
+        """The network of `config` as training on `rows` begins.
+
+        Where its head is to start from the linear probe: the norms that train measure the target's statistics,
+        and the head is solved on the features that follow, over those of `rows` that were probed.
+        """
+        model = self.build(config)
+        if config.head != "linear_probe" or config.from_scratch or config.upper_layers == "reinit":
+            return model
+        source, made = self.source(config.source), self.pool.probes[config.source]
+        strength = self.pool.get(config.source, config.transferred_layers).head.strength
+        known = rows[np.isin(rows, made.rows)]
+        images, preprocessing = self.images(source), source.data_config
+        if recalibrate(model, images, known, preprocessing, self.device, seed=self.seed):
+            features = extract_features(model, images, known, preprocessing, self.device)
+        else:
+            features = made.at(config.transferred_layers, known)
+        head = fit_linear_head(features, self.dataset.codes[known], len(self.dataset.classes), strength)
+        set_classifier(model, head.weight, head.bias)
         return model
 
 

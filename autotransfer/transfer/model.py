@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
@@ -90,7 +90,8 @@ class TrainedModel:
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self._state().items()}
-        save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+        metadata = {"format": "pt"}
+        write_whole(target / "model.safetensors", lambda path: save_file(weights, path, metadata=metadata))
         _write_json(target / "config.json", self._timm_config())
         plugin_files = [f"{_PLUGINS}/{plugin_file(plugin).name}" for plugin in self.plugins]
         for plugin, copy in zip(self.plugins, plugin_files, strict=True):
@@ -216,7 +217,16 @@ def _read_description(folder: Path) -> dict[str, Any]:
     return description
 
 
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` make a file beside `path`, then put it in its place: there is the old file or the new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        write(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def _write_json(path: Path, value: object) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n"
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

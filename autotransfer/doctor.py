@@ -6,9 +6,6 @@ Made to be pasted into an issue, so passwords in addresses are hidden.
 import os
 import platform
 import re
-import threading
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -45,18 +42,6 @@ def folder_size(folder: Path) -> int:
     return total
 
 
-def hub_state(address: str, timeout_seconds: float) -> str:
-    """`reachable`, or why not, after at most `timeout_seconds`.
-
-    The timeout of urllib does not cover looking up the name, hence the thread.
-    """
-    answers: list[str] = []
-    thread = threading.Thread(target=lambda: answers.append(_head(address, timeout_seconds)), daemon=True)
-    thread.start()
-    thread.join(timeout_seconds)
-    return answers[0] if answers else f"not reachable: no answer within {timeout_seconds:g} s"
-
-
 def hide_password(address: str) -> str:
     """An address without the password in it.
 
@@ -65,17 +50,6 @@ def hide_password(address: str) -> str:
         'postgresql://ann:***@db/studies'
     """
     return _PASSWORD.sub(r"\1:***@", address)
-
-
-def _head(address: str, timeout_seconds: float) -> str:
-    try:
-        request = urllib.request.Request(address, method="HEAD")
-        with urllib.request.urlopen(request, timeout=timeout_seconds):
-            return "reachable"
-    except urllib.error.HTTPError as error:
-        return f"not reachable: HTTP {error.code} {error.reason}"
-    except (OSError, ValueError) as error:
-        return f"not reachable: {getattr(error, 'reason', error)}"
 
 
 def _versions() -> dict[str, str]:
@@ -104,6 +78,8 @@ def _device() -> dict[str, str]:
 
 def _hub(timeout_seconds: float) -> dict[str, str]:
     from huggingface_hub import constants
+
+    from autotransfer.sources.hub import hub_state
 
     if constants.HF_HUB_OFFLINE:
         return {hide_password(constants.ENDPOINT): "not asked: HF_HUB_OFFLINE is set"}

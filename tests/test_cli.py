@@ -16,6 +16,7 @@ from autotransfer import doctor
 from autotransfer.cli import app
 from autotransfer.errors import DatasetError
 from autotransfer.search.events import Notice
+from autotransfer.sources import hub
 from autotransfer.transfer.config import TransferConfig
 
 HEAVY = ("torch", "timm", "mlflow", "optuna", "pandas", "pydantic", "numpy", "sklearn")
@@ -256,8 +257,8 @@ def test_doctor_does_not_wait_for_a_silent_hub(monkeypatch: pytest.MonkeyPatch) 
     import threading
 
     never = threading.Event()
-    monkeypatch.setattr(doctor, "_head", lambda address, timeout: str(never.wait(5)))
-    assert doctor.hub_state("https://hub", 0.05) == "not reachable: no answer within 0.05 s"
+    monkeypatch.setattr(hub, "_head", lambda address, timeout: str(never.wait(5)))
+    assert hub.hub_state("https://hub", 0.05) == "not reachable: no answer within 0.05 s"
     never.set()
 
 

@@ -131,6 +131,7 @@ def build_pool(
             scored = _score_levels(source, made, dataset, train, val, space, metric)
         except (SourceError, ProxyError, torch.OutOfMemoryError) as error:
             reason = "out of memory" if isinstance(error, torch.OutOfMemoryError) else str(error)
+            reason = reason.removeprefix(f"source '{source.name}' ")
             skipped[source.name] = reason
             listener(SourceSkipped(source.name, reason))
             continue

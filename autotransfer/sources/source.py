@@ -1,6 +1,7 @@
 """A source: one pretrained model that can be transferred, and what is known of it before and after loading."""
 
 import hashlib
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Literal
 from torch import nn
 
 from autotransfer.errors import SourceError
+from autotransfer.sources.hub import hub_or_cache
 from autotransfer.sources.levels import Level, classifier_parameters, find_levels
 
 SourceKind = Literal["timm", "hf-hub", "local-dir", "embedded"]
@@ -147,7 +149,8 @@ class Source:
         import timm
 
         try:
-            model: nn.Module = timm.create_model(self.timm_name, pretrained=True)
+            with self._access():
+                model: nn.Module = timm.create_model(self.timm_name, pretrained=True)
         except Exception as error:  # timm and the hub raise a dozen kinds; each means: no weights
             raise SourceError(f"source '{self.name}' cannot be loaded: {_reason(error)}") from error
         return model.float().eval()
@@ -155,6 +158,9 @@ class Source:
     def parameter_count(self) -> int:
         """Number of weights without the source's own classifier."""
         return self.levels[-1].parameter_count
+
+    def _access(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.folder is not None else hub_or_cache()
 
     @cached_property
     def _description(self) -> dict[str, Any]:
@@ -168,7 +174,8 @@ class Source:
                 return {"architecture": architecture, "pretrained_cfg": cfg, "model_args": model_args}
             if self.kind == "hf-hub":
                 repository = self.timm_name.removeprefix("hf-hub:")
-                cfg, architecture, model_args = load_model_config_from_hf(repository)
+                with self._access():
+                    cfg, architecture, model_args = load_model_config_from_hf(repository)
                 return {"architecture": architecture, "pretrained_cfg": cfg, "model_args": model_args}
         except Exception as error:  # the hub client and the JSON parser raise many kinds: no description
             where = "" if self.folder is None else f" in {self.folder / 'config.json'}"
@@ -200,7 +207,11 @@ def _three_numbers(values: Any) -> tuple[float, float, float]:
 
 def _reason(error: Exception) -> str:
     """What went wrong in one line: the first that says more than that something went wrong."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
     if isinstance(error, KeyError):
         return f"{error} is missing"
+    if isinstance(error, LocalEntryNotFoundError):
+        return "the model hub cannot be reached, and its files are not in this machine's hub cache"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return " ".join(lines[:2] if lines[0].endswith(":") else lines[:1])[:300]

@@ -47,7 +47,7 @@ def queue_first_trials(study: optuna.Study, workshop: Workshop) -> None:
             "transferred_layers": level,
             "upper_layers": parameters.upper_layers[0],
             "frozen_layers": frozen,
-            "learning_rate": min(max(_usual_learning_rate(workshop.source(source)), rates.min), rates.max),
+            "learning_rate": min(max(usual_learning_rate(workshop.source(source)), rates.min), rates.max),
         }
         study.enqueue_trial(params, user_attrs={"role": role})
 
@@ -59,7 +59,8 @@ def queue_first_trials(study: optuna.Study, workshop: Workshop) -> None:
     queue(best.source.name, best.level, best.level // 2, "half frozen")
 
 
-def _usual_learning_rate(source: Source) -> float:
+def usual_learning_rate(source: Source) -> float:
+    """AdamW's peak in the trials that are queued."""
     norms = (isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in source.load().modules())
     return _BATCH_NORM_LEARNING_RATE if any(norms) else _OTHER_LEARNING_RATE
 

@@ -1,7 +1,7 @@
 """Candidates: every (source, level), probed, scored and ordered before anything is trained."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from autotransfer.probing import (
     typical_image_size,
 )
 from autotransfer.proxies import ProxyValue, compute_proxies
+from autotransfer.proxies.combine import combine
 from autotransfer.search.events import Listener, PhaseStarted, SourceProbed, SourceSkipped
 from autotransfer.search.space import Space
 from autotransfer.sources import Source
@@ -39,7 +40,8 @@ class Candidate:
         proxies: by name.
         head: the linear probe solved on this level's features.
         linear_probe: its score on the validation images.
-        expected: the prior: mean percentile of the trusted proxies and the static rank, 0..1, best is 1.
+        expected: the prior: what the trusted proxies and the size together say, a percentile from 0 to 1 (best).
+        uncertainty: the prior's standard deviation.
     """
 
     source: Source
@@ -48,6 +50,7 @@ class Candidate:
     head: LinearHead
     linear_probe: float
     expected: float = 0.0
+    uncertainty: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ class Pool:
                     **{name: proxy.value for name, proxy in candidate.proxies.items()},
                     "linear_probe": candidate.linear_probe,
                     "expected": candidate.expected,
+                    "uncertainty": candidate.uncertainty,
                 }
             )
         return pd.DataFrame(rows)
@@ -185,16 +189,13 @@ def _score_levels(
 def _ordered(candidates: list[Candidate]) -> list[Candidate]:
     """Candidates with their expectation, best first; ties by name, so that the order is always the same."""
     names = sorted({name for candidate in candidates for name in candidate.proxies})
-    columns = {
-        name: pd.Series([_trusted(candidate.proxies.get(name)) for candidate in candidates]).rank(pct=True)
-        for name in names
-    }
-    sizes = [candidate.source.levels[candidate.level - 1].parameter_count for candidate in candidates]
-    columns["static"] = pd.Series(sizes).rank(pct=True)
-    expected = pd.DataFrame(columns).mean(axis=1, skipna=True)
+    columns = {name: [_trusted(candidate.proxies.get(name)) for candidate in candidates] for name in names}
+    # The static ranking, by size: proxies are judged by what they add to it, so it always counts.
+    columns["size"] = [float(c.source.levels[c.level - 1].parameter_count) for c in candidates]
+    combined = combine(columns)
     known = [
-        Candidate(c.source, c.level, c.proxies, c.head, c.linear_probe, float(value))
-        for c, value in zip(candidates, expected, strict=True)
+        replace(candidate, expected=float(expected), uncertainty=float(uncertainty))
+        for candidate, expected, uncertainty in zip(candidates, combined.expected, combined.uncertainty, strict=True)
     ]
     return sorted(known, key=lambda c: (-c.expected, c.source.name, -c.level))
 

@@ -38,7 +38,7 @@ def score(
 
     Returns:
         Columns rank, source, level, levels, channels, parameters, flops, one per proxy, linear_probe
-        (validation score), expected (the combined percentile that orders the rows).
+        (validation score), expected (the combined percentile that orders the rows) and its uncertainty.
     """
 
     def tell(event: object) -> None:

@@ -1,0 +1,168 @@
+"""What trials promise about time: baselines on equal terms, room for the final training, an end when asked."""
+
+from dataclasses import replace
+
+import optuna
+import pytest
+import torch
+from optuna.trial import TrialState
+from small_study import (
+    CONVNEXT,
+    Stopwatch,
+    Told,
+    new_study,
+    queue_trial,
+    reasons,
+    small_space,
+    small_workshop,
+    states,
+    stop_after,
+    unlimited,
+)
+
+from autotransfer.search import trials as trials_module
+from autotransfer.search.events import EpochFinished, TrialFinished, TrialStarted
+from autotransfer.search.forecast import refit_seconds
+from autotransfer.search.study import Budget
+from autotransfer.search.trials import best_trial, queue_first_trials, run_trials
+from autotransfer.search.workshop import Workshop
+from autotransfer.transfer.evaluation import get_metric
+
+
+@pytest.fixture
+def watch(monkeypatch) -> Stopwatch:
+    """Stands in for the clock of trials; a budget made with `lambda: watch.now` sees the same time."""
+    stopwatch = Stopwatch()
+    monkeypatch.setattr(trials_module, "perf_counter", stopwatch)
+    return stopwatch
+
+
+def timed(workshop: Workshop, forward_seconds: float) -> Workshop:
+    """The workshop, each source's forward pass over the training images told to take that long."""
+    images = len(workshop.dataset.rows("train"))
+    probes = {
+        name: replace(probe, seconds=forward_seconds * len(probe.rows) / images)
+        for name, probe in workshop.pool.probes.items()
+    }
+    return replace(workshop, pool=replace(workshop.pool, probes=probes))
+
+
+def taking(workshop: Workshop, watch: Stopwatch, epoch_seconds: float) -> Workshop:
+    """The workshop, each epoch taking that long by the stopwatch (it moves while the epoch is scored)."""
+    accuracy = get_metric("accuracy")
+
+    def compute(probabilities: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        watch.now += epoch_seconds
+        return accuracy.compute(probabilities, codes)
+
+    return replace(workshop, metric=replace(accuracy, compute=compute))
+
+
+def search_of_100_seconds(study, workshop, watch, trials: int | None = None) -> tuple[Budget, Told]:
+    """Run the queued trials and more, by the stopwatch."""
+    budget, told = Budget(100, trials, lambda: watch.now), Told()
+    queue_first_trials(study, workshop)
+    run_trials(study, workshop, budget, told)
+    return budget, told
+
+
+@pytest.fixture(scope="module")
+def search(digits, pool, cache_dir, tmp_path_factory) -> tuple[optuna.Study, Workshop, Budget, Told]:
+    """A search of 100 seconds with up to 50 epochs a trial, each of which takes 6.4 seconds, as is forecast."""
+    space = small_space(parameters={"epochs": {"min": 1, "max": 50}})
+    workshop = small_workshop(digits, pool, cache_dir, tmp_path_factory.mktemp("checkpoints"), space=space)
+    study, watch = new_study(), Stopwatch()
+    workshop = taking(timed(workshop, 1.6), watch, 6.4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trials_module, "perf_counter", watch)
+        return study, workshop, *search_of_100_seconds(study, workshop, watch)
+
+
+def test_both_trials_that_always_run_get_the_same_fifth_of_the_budget(search):
+    _, _, _, told = search
+    starts, ends = told.of(TrialStarted)[:2], told.of(TrialFinished)[:2]
+    assert [start.role for start in starts] == ["best by proxies", "from scratch"]
+    assert [start.config.epochs for start in starts] == [3, 3]
+    assert [end.seconds for end in ends] == pytest.approx([19.2, 19.2])
+
+
+def test_a_search_leaves_the_time_that_its_final_training_takes(search):
+    study, workshop, budget, told = search
+    best = best_trial(study, workshop.metric, from_scratch=False)
+    assert len(told.of(EpochFinished)) > 6
+    assert budget.fits(refit_seconds(best, workshop.dataset))
+    left = [end.time_left for end in told.of(TrialFinished)]
+    assert left == sorted(left, reverse=True)
+
+
+def test_another_trial_is_no_longer_than_itself_and_its_final_training_may_take(search):
+    _, _, _, told = search
+    left, growth = 100.0, 120 / 90  # a final training is on train and validation images
+    for start, end in zip(told.of(TrialStarted), told.of(TrialFinished), strict=True):
+        if end.trained and start.role not in ("best by proxies", "from scratch"):
+            assert 6.4 * start.config.epochs * (1 + growth) <= left
+        left = end.time_left
+
+
+def test_a_baseline_that_is_slower_than_forecast_keeps_what_it_has_learnt(study, workshop, watch):
+    slower = taking(workshop, watch, 35)  # more than its share of 30 seconds, in the first of two epochs
+    search_of_100_seconds(study, slower, watch, trials=2)
+    first, second = study.get_trials()[:2]
+    assert first.user_attrs["reason"] == "stopped in epoch 2 of 2: its share of the budget was used"
+    for trial in (first, second):
+        assert (trial.state, list(trial.intermediate_values)) == (TrialState.COMPLETE, [1])
+        assert trial.value == trial.intermediate_values[1]
+        assert (workshop.checkpoints / f"trial-{trial.number}.safetensors").exists()
+
+
+def test_another_trial_that_runs_out_of_time_fails(study, workshop, watch):
+    queue_trial(study, CONVNEXT, 4, epochs=2)
+    run_trials(study, taking(workshop, watch, 15), Budget(10, 1, lambda: watch.now), Told())
+    assert states(study) == [TrialState.FAIL]
+    assert reasons(study) == ["the budget ran out"]
+
+
+def test_what_does_not_fit_is_not_started_and_the_search_ends(study, workshop):
+    slow = timed(workshop, 3600)
+    told = Told()
+    run_trials(study, slow, Budget(60, None, lambda: 0.0), told)
+    assert told.of(EpochFinished) == []
+    assert 1 <= len(states(study)) <= 50
+    assert any("over budget" in reason for reason in reasons(study))
+
+
+def test_a_baseline_is_trained_an_epoch_even_where_the_forecast_says_no(study, workshop):
+    slow = timed(workshop, 3600)
+    queue_first_trials(study, slow)
+    told = Told()
+    run_trials(study, slow, Budget(60, 1, lambda: 0.0), told)
+    assert [(event.number, event.epoch) for event in told.of(EpochFinished)] == [(0, 1)]
+
+
+def test_a_spent_budget_starts_nothing(study, workshop):
+    clock = Stopwatch()
+    budget = Budget(10, None, clock)
+    clock.now += 9.5
+    queue_first_trials(study, workshop)
+    run_trials(study, workshop, budget, Told())
+    assert set(states(study)) == {TrialState.WAITING}
+
+
+# Stopping
+
+
+def test_a_stop_request_starts_nothing_new(study, make_workshop):
+    workshop = make_workshop(go_on=lambda: False)
+    queue_first_trials(study, workshop)
+    run_trials(study, workshop, unlimited(5), Told())
+    assert set(states(study)) == {TrialState.WAITING}
+
+
+def test_a_stop_request_ends_the_trial_within_a_batch_and_the_search(study, make_workshop):
+    workshop = make_workshop(go_on=stop_after(3))
+    queue_first_trials(study, workshop)
+    told = Told()
+    run_trials(study, workshop, unlimited(5), told)
+    assert states(study) == [TrialState.FAIL] + [TrialState.WAITING] * 3
+    assert reasons(study)[0] == "the user stopped the search"
+    assert told.of(EpochFinished) == []

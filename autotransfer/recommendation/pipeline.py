@@ -152,7 +152,7 @@ def recommend(
                 go_on=go_on,
             )
             if not handle.study.get_trials(deepcopy=False):
-                queue_first_trials(handle.study, workshop)
+                queue_first_trials(handle.study, workshop, clock.left())
             tell(PhaseStarted("search", total=clock.trials))
             run_trials(handle.study, workshop, clock, tell)
             search_seconds = time.perf_counter() - started - probing_seconds

@@ -12,7 +12,7 @@ from autotransfer.transfer.config import TransferConfig
 
 # An image's forward and backward pass, its augmentation and its share of validation, in forward passes:
 # used until the first trial of the study has told better.
-_TRAIN_OVER_FORWARD = 4.0
+_TRAIN_OVER_FORWARD = 6.0
 _REFIT_MARGIN = 1.1
 
 

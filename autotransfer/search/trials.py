@@ -10,11 +10,12 @@ import torch
 from optuna.trial import TrialState
 
 from autotransfer.errors import AutotransferError, TrainingError
+from autotransfer.search.candidates import Candidate
 from autotransfer.search.events import EpochFinished, Listener, TrialFinished, TrialStarted
 from autotransfer.search.events import TrialState as TrialOutcome
 from autotransfer.search.forecast import Forecast, refit_seconds
 from autotransfer.search.study import Budget, ask, complete_trials, trained_trials
-from autotransfer.search.workshop import Workshop, exceeds_limits, with_training
+from autotransfer.search.workshop import Workshop, exceeds_limits, linear_probe_config, with_training
 from autotransfer.sources import Source
 from autotransfer.transfer.config import TransferConfig, canonical
 from autotransfer.transfer.evaluation import Metric
@@ -35,28 +36,49 @@ _LARGEST_SHARE_OF_ALWAYS_RUN = 0.3
 _SHARE_BESIDE_ITS_FINAL = 0.42
 
 
-def queue_first_trials(study: optuna.Study, workshop: Workshop) -> None:
-    """Queue what is tried first: the best candidate, from scratch, then the best of the next sources."""
+def queue_first_trials(study: optuna.Study, workshop: Workshop, seconds: float | None = None) -> None:
+    """Queue what is tried first: the best candidate, from scratch, then the best of the next sources.
+
+    Where `seconds` limit the search, candidates that could train less than half of the epochs are passed over:
+    a smaller network trained properly beats a larger one that is not.
+    """
     parameters = workshop.space.parameters
     rates = parameters.learning_rate
-    sources = workshop.pool.sources()
+    best_of: dict[str, Candidate] = {}
+    for candidate in _trainable(study, workshop, seconds):
+        best_of.setdefault(candidate.source.name, candidate)
+    best, *others = best_of.values()
 
-    def queue(source: str, level: int, frozen: int, role: str) -> None:
+    def queue(source: Source, level: int, frozen: int, role: str) -> None:
         params = {
-            "source": source,
+            "source": source.name,
             "transferred_layers": level,
             "upper_layers": parameters.upper_layers[0],
             "frozen_layers": frozen,
-            "learning_rate": min(max(usual_learning_rate(workshop.source(source)), rates.min), rates.max),
+            "learning_rate": min(max(usual_learning_rate(source), rates.min), rates.max),
         }
         study.enqueue_trial(params, user_attrs={"role": role})
 
-    best = workshop.pool.candidates[0]
-    queue(best.source.name, best.level, 0, "best by proxies")
-    queue(best.source.name, 0, 0, "from scratch")
-    for source in sources[1:4]:
-        queue(source.name, workshop.pool.best_of(source.name).level, 0, "best of its source")
-    queue(best.source.name, best.level, best.level // 2, "half frozen")
+    queue(best.source, best.level, 0, "best by proxies")
+    queue(best.source, 0, 0, "from scratch")
+    for other in others[:3]:
+        queue(other.source, other.level, 0, "best of its source")
+    queue(best.source, best.level, best.level // 2, "half frozen")
+
+
+def _trainable(study: optuna.Study, workshop: Workshop, seconds: float | None) -> list[Candidate]:
+    """Candidates that the time is enough for, best first; all of them where it is enough for none."""
+    candidates = workshop.pool.candidates
+    if seconds is None:
+        return candidates
+    forecast = Forecast.of(study, workshop.pool, len(workshop.dataset.rows("train")))
+    wanted, share = workshop.space.parameters.epochs.largest() / 2, seconds * _SHARE_OF_ALWAYS_RUN
+    trainable = [
+        candidate
+        for candidate in candidates
+        if forecast.most_epochs(linear_probe_config(workshop, candidate.source.name, candidate.level), share) >= wanted
+    ]
+    return trainable or candidates
 
 
 def usual_learning_rate(source: Source) -> float:

@@ -39,13 +39,13 @@ _SHARE_BESIDE_ITS_FINAL = 0.42
 def queue_first_trials(study: optuna.Study, workshop: Workshop, seconds: float | None = None) -> None:
     """Queue what is tried first: the best candidate, from scratch, then the best of the next sources.
 
-    Where `seconds` limit the search, candidates that could train less than half of the epochs are passed over:
-    a smaller network trained properly beats a larger one that is not.
+    Where `seconds` limit the search, candidates that could train less than half of the epochs stand back: a
+    smaller network trained properly beats a larger one that is not.
     """
     parameters = workshop.space.parameters
     rates = parameters.learning_rate
     best_of: dict[str, Candidate] = {}
-    for candidate in _trainable(study, workshop, seconds):
+    for candidate in _worth_training(study, workshop, seconds):
         best_of.setdefault(candidate.source.name, candidate)
     best, *others = best_of.values()
 
@@ -66,19 +66,19 @@ def queue_first_trials(study: optuna.Study, workshop: Workshop, seconds: float |
     queue(best.source, best.level, best.level // 2, "half frozen")
 
 
-def _trainable(study: optuna.Study, workshop: Workshop, seconds: float | None) -> list[Candidate]:
-    """Candidates that the time is enough for, best first; all of them where it is enough for none."""
-    candidates = workshop.pool.candidates
+def _worth_training(study: optuna.Study, workshop: Workshop, seconds: float | None) -> list[Candidate]:
+    """Candidates by expectation, times the part of half the epochs that one trial's share of the time allows."""
     if seconds is None:
-        return candidates
+        return workshop.pool.candidates
     forecast = Forecast.of(study, workshop.pool, len(workshop.dataset.rows("train")))
-    wanted, share = workshop.space.parameters.epochs.largest() / 2, seconds * _SHARE_OF_ALWAYS_RUN
-    trainable = [
-        candidate
-        for candidate in candidates
-        if forecast.most_epochs(linear_probe_config(workshop, candidate.source.name, candidate.level), share) >= wanted
-    ]
-    return trainable or candidates
+    wanted = workshop.space.parameters.epochs.largest() / 2
+
+    def worth(candidate: Candidate) -> float:
+        config = linear_probe_config(workshop, candidate.source.name, candidate.level).replace(epochs=1)
+        epochs = seconds * _SHARE_OF_ALWAYS_RUN / max(1e-9, forecast.seconds(config))
+        return candidate.expected * min(1.0, epochs / wanted)
+
+    return sorted(workshop.pool.candidates, key=worth, reverse=True)
 
 
 def usual_learning_rate(source: Source) -> float:

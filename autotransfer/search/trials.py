@@ -34,6 +34,7 @@ _ALWAYS_RUN = ("best by proxies", "from scratch")
 _SHARE_OF_ALWAYS_RUN = 0.2
 _LARGEST_SHARE_OF_ALWAYS_RUN = 0.3
 _SHARE_BESIDE_ITS_FINAL = 0.42
+_SHARE_TOO_SHORT_FOR_A_TRIAL = 0.05
 
 
 def queue_first_trials(study: optuna.Study, workshop: Workshop, seconds: float | None = None) -> None:
@@ -115,12 +116,21 @@ def run_trials(study: optuna.Study, workshop: Workshop, budget: Budget, listener
         if not workshop.go_on() or not budget.fits(1.0) or in_vain >= _MAX_IN_VAIN:
             break
         trained = len(trained_trials(study))
-        if limit is not None and trained >= limit:
+        if (limit is not None and trained >= limit) or _time_for_final(study, workshop, budget, at_start):
             break
         trial = ask(study, workshop.seed)
         time = _time_for(str(trial.user_attrs.get("role", "")), study, workshop, budget, at_start)
         _run_one(trial, study, workshop, budget, time, listener)
         in_vain = 0 if len(trained_trials(study)) > trained else in_vain + 1
+
+
+def _time_for_final(study: optuna.Study, workshop: Workshop, budget: Budget, at_start: float | None) -> bool:
+    """True where little more than the final training's time is left: one more trial would cost that training."""
+    left = budget.left()
+    best = best_trial(study, workshop.metric, from_scratch=False)
+    if left is None or at_start is None or best is None:
+        return False
+    return 0 < left - refit_seconds(best, workshop.dataset) < at_start * _SHARE_TOO_SHORT_FOR_A_TRIAL
 
 
 def _time_for(role: str, study: optuna.Study, workshop: Workshop, budget: Budget, at_start: float | None) -> _Time:

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from small_study import CONVNEXT, MOBILENET, Stopwatch, new_study, small_pool, small_workshop, stop_after
 
+import autotransfer.recommendation.answer as answer_module
 from autotransfer.errors import StudyError
 from autotransfer.probing import fit_linear_head
 from autotransfer.recommendation.answer import answer
@@ -17,6 +18,7 @@ from autotransfer.search.study import Budget
 from autotransfer.search.workshop import Workshop
 from autotransfer.transfer.config import TransferConfig
 from autotransfer.transfer.evaluation import get_metric
+from autotransfer.transfer.training import Data, train
 
 FOREVER = Budget(None, None)
 
@@ -89,9 +91,13 @@ def test_where_less_is_better_the_least_is_chosen(digits, cache_dir, tmp_path):
 # With what weights
 
 
-def test_the_chosen_configuration_is_trained_again_on_train_and_validation(study, workshop):
-    _, found = answer(retold(study, {3: 0.99}), workshop, FOREVER, plugins=())
-    assert not same_weights(found["model"], kept_weights(workshop, 3))
+def test_the_chosen_configuration_is_trained_again_on_train_and_validation(study, workshop, digits):
+    chosen, found = answer(retold(study, {3: 0.99}), workshop, FOREVER, plugins=())
+    rows, source = digits.rows("train", "val"), workshop.source(chosen.source)
+    model = workshop.start(chosen, rows)
+    data = Data(workshop.images(source), digits.codes, rows, rows[:0], source.data_config)
+    train(model, chosen, data, metric=workshop.metric, device=workshop.device, seed=workshop.seed)
+    assert same_weights(found["model"], model.state_dict())
     assert not any("no time" in sentence for sentence in found["why"])
 
 
@@ -165,6 +171,15 @@ def test_no_alternative_is_beaten_in_score_size_and_latency_at_once(evidence, st
                 other["latency_ms"] <= row["latency_ms"],
             )
             assert not (all(better_or_equal) and other["latency_ms"] < row["latency_ms"])
+
+
+def test_alternatives_that_are_as_good_stay_side_by_side(study, workshop, monkeypatch):
+    monkeypatch.setattr(answer_module, "measure_latency_ms", lambda network, size: 1.0)
+    _, found = answer(retold(study, {0: 0.99, 3: 0.99}), workshop, FOREVER, plugins=())
+    best = [row for row in found["alternatives"] if row["val_score"] == 0.99]
+    assert [row["frozen_layers"] for row in best] == [config_of_trial(study, n).frozen_layers for n in (0, 3)]
+    sizes = [row["parameters"] for row in found["alternatives"]]
+    assert sizes == sorted(sizes, reverse=True)  # as fast as each other: what is worse is smaller
 
 
 def test_an_alternative_says_how_large_and_how_fast_it_is(evidence, workshop):

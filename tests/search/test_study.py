@@ -11,14 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
-from small_study import Stopwatch, new_study, small_space
+from small_study import new_study, small_space
 
 from autotransfer.datasets import load_dataset
 from autotransfer.errors import StudyError
 from autotransfer.search.study import (
-    Budget,
+    _retry_interrupted,
     ask,
     complete_trials,
+    open_storage,
     open_study,
     storage_url,
     study_name,
@@ -56,47 +57,16 @@ def run(study: optuna.Study, count: int) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def dead_worker() -> str:
-    process = subprocess.Popen(["true"])
-    process.wait()
-    return f"{socket.gethostname()}:{process.pid}"
+def living_worker() -> Any:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        yield f"{socket.gethostname()}:{process.pid}"
+        process.kill()
 
 
 @pytest.fixture
-def living_worker() -> Any:
-    process = subprocess.Popen(["sleep", "60"])
-    yield f"{socket.gethostname()}:{process.pid}"
-    process.kill()
-    process.wait()
-
-
-# Budget
-
-
-def test_a_budget_counts_down_from_when_it_was_made():
-    clock = Stopwatch()
-    budget = Budget(60, None, clock)
-    clock.now += 45
-    assert (budget.elapsed(), budget.left()) == (45, 15)
-    assert budget.fits(15)
-    assert not budget.fits(15.1)
-
-
-def test_a_spent_budget_has_nothing_left_and_fits_nothing():
-    clock = Stopwatch()
-    budget = Budget(60, None, clock)
-    clock.now += 100
-    assert budget.left() == 0
-    assert not budget.fits(0.1)
-
-
-def test_without_seconds_everything_fits():
-    clock = Stopwatch()
-    budget = Budget(None, 5, clock)
-    clock.now += 1e9
-    assert budget.left() is None
-    assert budget.fits(1e9)
-    assert budget.trials == 5
+def dead_worker() -> str:
+    with subprocess.Popen(["true"]) as process:
+        return f"{socket.gethostname()}:{process.pid}"
 
 
 # Opening
@@ -214,6 +184,16 @@ def test_a_trial_is_retried_exactly_once(url, dead_worker):
     assert [trial.state for trial in trials] == [TrialState.FAIL, TrialState.FAIL]
 
 
+def test_two_processes_that_resume_at_once_retry_it_once(url, dead_worker, monkeypatch):
+    interrupted(url, dead_worker)
+    slow = optuna.load_study(study_name="job", storage=open_storage(url))
+    seen = slow.get_trials(states=(TrialState.RUNNING,))
+    study = opened(url, resume=True).study  # closes the trial after the slow process has seen it run
+    monkeypatch.setattr(slow, "get_trials", lambda **options: seen)
+    _retry_interrupted(slow)
+    assert [trial.state for trial in study.get_trials()] == [TrialState.FAIL, TrialState.WAITING]
+
+
 def test_a_trial_whose_process_lives_goes_on(url, living_worker):
     interrupted(url, living_worker)
     (trial,) = opened(url, resume=True).study.get_trials()
@@ -241,6 +221,10 @@ def test_what_is_asked_next_depends_on_the_storage_alone(url, tmp_path):
     copy = storage_url(None, "copy", tmp_path)
     shutil.copy(url.removeprefix("journal:"), copy.removeprefix("journal:"))
     assert run(opened(copy, resume=True).study, 3) == run(study, 3)
+
+
+def test_the_first_trials_are_all_different(url):
+    assert len({params["x"] for params in run(opened(url).study, 6)}) == 6
 
 
 def test_another_seed_asks_for_other_trials(url, tmp_path):

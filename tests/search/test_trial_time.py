@@ -8,8 +8,10 @@ import torch
 from optuna.trial import TrialState
 from small_study import (
     CONVNEXT,
+    MOBILENET,
     Stopwatch,
     Told,
+    config_of,
     new_study,
     queue_trial,
     reasons,
@@ -22,7 +24,7 @@ from small_study import (
 
 from autotransfer.search import trials as trials_module
 from autotransfer.search.events import EpochFinished, TrialFinished, TrialStarted
-from autotransfer.search.forecast import refit_seconds
+from autotransfer.search.forecast import Forecast, refit_seconds
 from autotransfer.search.study import Budget
 from autotransfer.search.trials import best_trial, queue_first_trials, run_trials
 from autotransfer.search.workshop import Workshop
@@ -37,59 +39,66 @@ def watch(monkeypatch) -> Stopwatch:
     return stopwatch
 
 
-def timed(workshop: Workshop, forward_seconds: float) -> Workshop:
-    """The workshop, each source's forward pass over the training images told to take that long."""
+def timed(workshop: Workshop, epoch_seconds: dict[str, float] | float) -> Workshop:
+    """The workshop, its probes told to have taken so long that an epoch of a whole source is forecast so."""
     images = len(workshop.dataset.rows("train"))
-    probes = {
-        name: replace(probe, seconds=forward_seconds * len(probe.rows) / images)
-        for name, probe in workshop.pool.probes.items()
-    }
+    forecast = Forecast(workshop.pool, images, {})
+    probes = {}
+    for source in workshop.pool.sources():
+        wanted = epoch_seconds if isinstance(epoch_seconds, float | int) else epoch_seconds[source.name]
+        forecast_now = forecast.seconds(config_of(source.name, len(source.levels), epochs=1))
+        made = workshop.pool.probes[source.name]
+        probes[source.name] = replace(made, seconds=made.seconds * wanted / forecast_now)
     return replace(workshop, pool=replace(workshop.pool, probes=probes))
 
 
-def taking(workshop: Workshop, watch: Stopwatch, epoch_seconds: float) -> Workshop:
-    """The workshop, each epoch taking that long by the stopwatch (it moves while the epoch is scored)."""
-    accuracy = get_metric("accuracy")
+def taking(workshop: Workshop, watch: Stopwatch, epoch_seconds: float, told: Told) -> Workshop:
+    """The workshop, an epoch of a whole source taking that long by the stopwatch, that of a cut one its share.
+
+    The stopwatch moves while an epoch is scored; what is trained is known from what the listener was told.
+    """
+    accuracy, forecast = get_metric("accuracy"), Forecast(workshop.pool, 1, {})
 
     def compute(probabilities: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-        watch.now += epoch_seconds
+        config = told.of(TrialStarted)[-1].config
+        whole = config.replace(transferred_layers=0)
+        watch.now += epoch_seconds * forecast.forward_seconds(config) / forecast.forward_seconds(whole)
         return accuracy.compute(probabilities, codes)
 
     return replace(workshop, metric=replace(accuracy, compute=compute))
 
 
-def search_of_100_seconds(study, workshop, watch, trials: int | None = None) -> tuple[Budget, Told]:
+def search_of_100_seconds(study, workshop, watch, epoch_seconds, trials: int | None = None) -> tuple[Budget, Told]:
     """Run the queued trials and more, by the stopwatch."""
     budget, told = Budget(100, trials, lambda: watch.now), Told()
     queue_first_trials(study, workshop)
-    run_trials(study, workshop, budget, told)
+    run_trials(study, taking(workshop, watch, epoch_seconds, told), budget, told)
     return budget, told
 
 
 @pytest.fixture(scope="module")
 def search(digits, pool, cache_dir, tmp_path_factory) -> tuple[optuna.Study, Workshop, Budget, Told]:
-    """A search of 100 seconds with up to 50 epochs a trial, each of which takes 6.4 seconds, as is forecast."""
+    """A search of 100 seconds with up to 50 epochs a trial, which take 9 seconds for a whole source, as is forecast."""
     space = small_space(parameters={"epochs": {"min": 1, "max": 50}})
     workshop = small_workshop(digits, pool, cache_dir, tmp_path_factory.mktemp("checkpoints"), space=space)
-    study, watch = new_study(), Stopwatch()
-    workshop = taking(timed(workshop, 1.6), watch, 6.4)
+    study, workshop, watch = new_study(), timed(workshop, 9), Stopwatch()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trials_module, "perf_counter", watch)
-        return study, workshop, *search_of_100_seconds(study, workshop, watch)
+        return study, workshop, *search_of_100_seconds(study, workshop, watch, 9)
 
 
 def test_both_trials_that_always_run_get_the_same_fifth_of_the_budget(search):
     _, _, _, told = search
     starts, ends = told.of(TrialStarted)[:2], told.of(TrialFinished)[:2]
     assert [start.role for start in starts] == ["best by proxies", "from scratch"]
-    assert [start.config.epochs for start in starts] == [3, 3]
-    assert [end.seconds for end in ends] == pytest.approx([19.2, 19.2])
+    assert [start.config.epochs for start in starts] == [2, 2]
+    assert [end.seconds for end in ends] == pytest.approx([18, 18])
 
 
 def test_a_search_leaves_the_time_that_its_final_training_takes(search):
     study, workshop, budget, told = search
     best = best_trial(study, workshop.metric, from_scratch=False)
-    assert len(told.of(EpochFinished)) > 6
+    assert len(told.of(EpochFinished)) > 5
     assert budget.fits(refit_seconds(best, workshop.dataset))
     left = [end.time_left for end in told.of(TrialFinished)]
     assert left == sorted(left, reverse=True)
@@ -100,13 +109,12 @@ def test_another_trial_is_no_longer_than_itself_and_its_final_training_may_take(
     left, growth = 100.0, 120 / 90  # a final training is on train and validation images
     for start, end in zip(told.of(TrialStarted), told.of(TrialFinished), strict=True):
         if end.trained and start.role not in ("best by proxies", "from scratch"):
-            assert 6.4 * start.config.epochs * (1 + growth) <= left
+            assert end.seconds * (1 + growth) <= left
         left = end.time_left
 
 
 def test_a_baseline_that_is_slower_than_forecast_keeps_what_it_has_learnt(study, workshop, watch):
-    slower = taking(workshop, watch, 35)  # more than its share of 30 seconds, in the first of two epochs
-    search_of_100_seconds(study, slower, watch, trials=2)
+    search_of_100_seconds(study, workshop, watch, 35, trials=2)  # its share is 30 seconds, for two epochs
     first, second = study.get_trials()[:2]
     assert first.user_attrs["reason"] == "stopped in epoch 2 of 2: its share of the budget was used"
     for trial in (first, second):
@@ -117,13 +125,14 @@ def test_a_baseline_that_is_slower_than_forecast_keeps_what_it_has_learnt(study,
 
 def test_another_trial_that_runs_out_of_time_fails(study, workshop, watch):
     queue_trial(study, CONVNEXT, 4, epochs=2)
-    run_trials(study, taking(workshop, watch, 15), Budget(10, 1, lambda: watch.now), Told())
+    told = Told()
+    run_trials(study, taking(workshop, watch, 15, told), Budget(10, 1, lambda: watch.now), told)
     assert states(study) == [TrialState.FAIL]
     assert reasons(study) == ["the budget ran out"]
 
 
 def test_what_does_not_fit_is_not_started_and_the_search_ends(study, workshop):
-    slow = timed(workshop, 3600)
+    slow = timed(workshop, 1e5)
     told = Told()
     run_trials(study, slow, Budget(60, None, lambda: 0.0), told)
     assert told.of(EpochFinished) == []
@@ -132,7 +141,7 @@ def test_what_does_not_fit_is_not_started_and_the_search_ends(study, workshop):
 
 
 def test_a_baseline_is_trained_an_epoch_even_where_the_forecast_says_no(study, workshop):
-    slow = timed(workshop, 3600)
+    slow = timed(workshop, 1e5)
     queue_first_trials(study, slow)
     told = Told()
     run_trials(study, slow, Budget(60, 1, lambda: 0.0), told)
@@ -146,6 +155,21 @@ def test_a_spent_budget_starts_nothing(study, workshop):
     queue_first_trials(study, workshop)
     run_trials(study, workshop, budget, Told())
     assert set(states(study)) == {TrialState.WAITING}
+
+
+def test_where_time_is_short_a_source_that_trains_properly_comes_first(study, workshop):
+    assert workshop.pool.candidates[0].source.name == CONVNEXT
+    hurried = timed(workshop, {CONVNEXT: 1000, MOBILENET: 1})
+    queue_first_trials(study, hurried, 100)
+    queued = [trial.system_attrs["fixed_params"]["source"] for trial in study.get_trials()]
+    assert queued == [MOBILENET, MOBILENET, CONVNEXT, MOBILENET]
+
+
+@pytest.mark.parametrize("seconds", [None, 1e6])
+def test_where_time_is_enough_for_all_the_best_by_proxies_comes_first(study, workshop, seconds):
+    queue_first_trials(study, timed(workshop, {CONVNEXT: 1000, MOBILENET: 100}), seconds)
+    queued = [trial.system_attrs["fixed_params"]["source"] for trial in study.get_trials()]
+    assert queued == [CONVNEXT, CONVNEXT, MOBILENET, CONVNEXT]
 
 
 # Stopping

@@ -18,7 +18,6 @@ SMALL_FAMILIES: dict[str, dict[str, Any]] = {
     "mobilenetv3_small_050": {},
     "test_efficientnet": {},
     "test_convnext": {},
-    "regnety_002": {},
     "densenet121": {"growth_rate": 8, "block_config": [2, 2, 2, 2]},
     "swin_tiny_patch4_window7_224": {
         "img_size": 64,
@@ -27,13 +26,14 @@ SMALL_FAMILIES: dict[str, dict[str, Any]] = {
         "depths": [1, 1, 2, 1],
         "num_heads": [1, 2, 4, 8],
     },
-    "mobilenetv4_conv_small_050": {},
     "levit_128s": {"img_size": 64},
     "deit_tiny_distilled_patch16_224": {"img_size": 64, "embed_dim": 48, "depth": 3},
     "test_byobnet": {},
 }
 
 MORE_FAMILIES: dict[str, dict[str, Any]] = {
+    "regnety_002": {},
+    "mobilenetv4_conv_small_050": {},
     "resnet18": {},
     "efficientnet_lite0": {},
     "ghostnet_050": {},

@@ -72,7 +72,7 @@ def find_levels(model: nn.Module, image_size: int, in_channels: int = 3) -> tupl
             outputs = network.forward_intermediates(image.requires_grad_(), intermediates_only=True)
         levels: list[Level] = []
         for timm_index, output in enumerate(outputs):
-            parameters = frozenset(names[key] for key in _parameters_behind(output) if key in names)
+            parameters = frozenset(names[key] for key in parameters_behind(output) if key in names)
             if levels and (_same(output, outputs[timm_index - 1]) or not levels[-1].parameters <= parameters):
                 continue
             called, flops = _modules_and_flops(model, image, timm_index)
@@ -106,10 +106,14 @@ def _whole_network(model: nn.Module, image: Tensor, index: int, timm_index: int,
     """The last level: all that the source's own classifier reads from."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    classifier = classifier_parameters(model)
-    parameters = frozenset(name for name, _ in model.named_parameters() if name not in classifier)
     with torch.enable_grad(), FlopCounterMode(display=False) as counter:  # see _modules_and_flops
         features = pooled_features(model, image)
+    with torch.enable_grad():
+        only_behind_logits = parameters_behind(model(image)) - parameters_behind(features)
+    classifier = classifier_parameters(model)
+    parameters = frozenset(
+        name for name, p in model.named_parameters() if name not in classifier and id(p) not in only_behind_logits
+    )
     return Level(
         index=index,
         timm_index=timm_index,
@@ -143,8 +147,8 @@ def _classifiers(model: nn.Module) -> list[nn.Module]:
     return [module for module in modules if isinstance(module, nn.Module)]
 
 
-def _parameters_behind(output: Tensor) -> set[int]:
-    """Identities of the leaf tensors that `output` was computed from."""
+def parameters_behind(output: Tensor) -> set[int]:
+    """Identities of the leaf tensors that `output` was computed from (with gradients on)."""
     leaves: set[int] = set()
     seen: set[Any] = set()
     stack: list[Any] = [output.grad_fn]

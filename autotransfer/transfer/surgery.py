@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from autotransfer.errors import SourceError
 from autotransfer.sources import Source
-from autotransfer.sources.levels import classifier_parameters, pooled_features
+from autotransfer.sources.levels import classifier_parameters, parameters_behind, pooled_features
 from autotransfer.transfer.config import UpperLayers
 
 
@@ -161,11 +161,10 @@ def pool(output: Tensor) -> Tensor:
     return output.mean(dim=tuple(range(2, output.ndim)))
 
 
-@torch.no_grad()
 def is_linear_classifier(model: nn.Module, image_size: int) -> bool:
-    """True where the network ends in one linear layer that reads the pooled features, and in nothing else.
+    """True where one linear layer is all that lies between the pooled features and the logits.
 
-    Looked at in what the network computes: VOLO, say, has one linear layer and adds what an auxiliary one says.
+    Looked up in the autograd graph: VOLO adds what an auxiliary head says, EfficientViT normalises first.
     """
     network: Any = model
     classifier = network.get_classifier()
@@ -173,10 +172,11 @@ def is_linear_classifier(model: nn.Module, image_size: int) -> bool:
         return False
     was_training = model.training
     model.eval()
-    image = torch.rand(1, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
-    same = torch.allclose(model(image), classifier(pooled_features(model, image)), atol=1e-5)
+    image = torch.zeros(1, 3, image_size, image_size)
+    with torch.enable_grad():
+        between = parameters_behind(model(image)) - parameters_behind(pooled_features(model, image))
     model.train(was_training)
-    return same
+    return between == {id(parameter) for parameter in classifier.parameters()}
 
 
 @torch.no_grad()

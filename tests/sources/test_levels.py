@@ -81,9 +81,19 @@ def test_the_last_level_is_the_whole_network_without_its_classifier(case: Case):
     classifier = model.get_classifier()
     heads = classifier if isinstance(classifier, tuple) else [classifier]
     in_classifier = {id(parameter) for head in heads for parameter in head.parameters()}
-    expected = {name for name, parameter in model.named_parameters() if id(parameter) not in in_classifier}
+    model.train().eval()
+    named = dict(model.named_parameters())
+    behind_features, behind_logits = (
+        torch.autograd.grad(output.sum(), list(named.values()), allow_unused=True, retain_graph=True)
+        for output in (outputs_of(model, batch(), levels)[-1], model.train().eval()(batch()))
+    )
+    expected = {
+        name
+        for (name, parameter), feature, logit in zip(named.items(), behind_features, behind_logits, strict=True)
+        if id(parameter) not in in_classifier and not (feature is None and logit is not None)
+    }
     assert levels[-1].parameters == expected
-    assert levels[-1].parameter_count == sum(p.numel() for p in model.parameters() if id(p) not in in_classifier)
+    assert levels[-1].parameter_count == sum(named[name].numel() for name in expected)
 
 
 def test_norm_statistics_belong_to_the_level_of_their_weights(case: Case):
@@ -157,7 +167,7 @@ def test_operations_are_two_for_each_multiplication(architecture):
 def test_an_empty_stage_is_no_level():
     model = random_network("resnet10t")
     assert len(find_levels(model, SIZE)) == 5
-    model.layer4 = nn.Identity()
+    model.layer4, model.fc = nn.Identity(), nn.Linear(256, 5)
     levels = find_levels(model, SIZE)
     assert [level.channels for level in levels] == [64, 64, 128, 256]
     assert levels[-1].reduction == 16

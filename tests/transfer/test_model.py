@@ -91,14 +91,14 @@ def test_what_is_saved_is_what_is_opened(get_source, pictures, tmp_path, archite
     assert weights_hash(twice.network) == weights_hash(model.network)
 
 
-@pytest.mark.parametrize(("architecture", "k", "upper"), CASES)
+@pytest.mark.parametrize(("architecture", "k", "upper"), [*CASES, ("efficientvit_m0", 3, "drop")])
 def test_a_model_that_was_not_cut_opens_with_timm(get_source, pictures, tmp_path, architecture, k, upper):
     model = make_model(get_source(architecture), k, upper)
     folder = model.save(tmp_path / "saved")
     said = json.loads((folder / "autotransfer.json").read_text(encoding="utf-8"))["opens_with_timm"]
     assert said == model.opens_with_timm
     whole = upper == "reinit" or k == len(model.source.levels)
-    one_linear_layer = architecture not in ("levit_128s", "deit_tiny_distilled_patch16_224")
+    one_linear_layer = architecture not in ("levit_128s", "deit_tiny_distilled_patch16_224", "efficientvit_m0")
     assert said == (whole and one_linear_layer)
     if said:
         opened = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()

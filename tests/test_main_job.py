@@ -256,6 +256,7 @@ def test_ctrl_c_ends_the_search_and_still_answers(work, environment):
         (["recommend", "digits", "--source", "resnet18.a1_in1k"], "--space offline"),
         (["recommend", "digits", "--space", "space.yaml", "--max-params", "10"], "--max-params"),
         (["recommend", "digits", "--space", "space.yaml", "--study", "none", "--resume"], "no study 'none' to resume"),
+        (["recommend", "digits", "--space", "space.yaml", "--out", "space.yaml"], "space.yaml is a file"),
         (["predict", "digits", "x.png"], "is not a model folder"),
     ],
 )

@@ -15,6 +15,7 @@ import torch
 import autotransfer
 from autotransfer.datasets import Dataset, load_dataset
 from autotransfer.device import choose_device
+from autotransfer.errors import StudyError
 from autotransfer.quantities import parse_count, parse_duration
 from autotransfer.recommendation.answer import answer
 from autotransfer.recommendation.latency import level_latencies_ms
@@ -86,6 +87,8 @@ def recommend(
     Raises:
         AutotransferError: something that the user can act on; nothing is left half-written.
     """
+    if out is not None and Path(out).exists() and not Path(out).is_dir():
+        raise StudyError(f"--out {out} is a file; give a folder for the model and the evidence.")
     limit = parse_count(max_params) if max_params is not None else None
     chosen = load_space(space, sources=list(sources) if sources else None, metric=metric)
     seconds = _budget_seconds(budget, trials, chosen)

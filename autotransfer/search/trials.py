@@ -61,16 +61,22 @@ def queue_first_trials(study: optuna.Study, workshop: Workshop, seconds: float |
         study.enqueue_trial(params, user_attrs={"role": role})
 
     queue(best.source, best.level, 0, "best by proxies")
-    queue(best.source, 0, 0, "from scratch")
+    whole = (c.source for c in (best, *others) if not _exceeds(workshop, c.source, len(c.source.levels)))
+    queue(next(whole, best.source), 0, 0, "from scratch")
     for other in others[:3]:
         queue(other.source, other.level, 0, "best of its source")
     queue(best.source, best.level, best.level // 2, "half frozen")
 
 
 def _worth_training(study: optuna.Study, workshop: Workshop, seconds: float | None) -> list[Candidate]:
-    """Candidates by expectation, times the part of half the epochs that one trial's share of the time allows."""
+    """Candidates within the hard limits (all, where none is) by their expectation.
+
+    Where time is short, times the part of half the epochs that one trial's share of it allows.
+    """
+    within = [c for c in workshop.pool.candidates if not _exceeds(workshop, c.source, c.level)]
+    candidates = within or workshop.pool.candidates
     if seconds is None:
-        return workshop.pool.candidates
+        return candidates
     forecast = Forecast.of(study, workshop.pool, len(workshop.dataset.rows("train")))
     wanted = workshop.space.parameters.epochs.largest() / 2
 
@@ -79,7 +85,11 @@ def _worth_training(study: optuna.Study, workshop: Workshop, seconds: float | No
         epochs = seconds * _SHARE_OF_ALWAYS_RUN / max(1e-9, forecast.seconds(config))
         return candidate.expected * min(1.0, epochs / wanted)
 
-    return sorted(workshop.pool.candidates, key=worth, reverse=True)
+    return sorted(candidates, key=worth, reverse=True)
+
+
+def _exceeds(workshop: Workshop, source: Source, level: int) -> bool:
+    return bool(exceeds_limits(linear_probe_config(workshop, source.name, level), workshop))
 
 
 def usual_learning_rate(source: Source) -> float:

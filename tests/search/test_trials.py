@@ -185,14 +185,23 @@ def test_where_the_upper_layers_are_kept_the_sources_best_level_counts(study, ma
 def test_hard_limits_hold_for_every_trial(study, make_workshop):
     workshop = make_workshop(max_parameters=100_000)
     queue_first_trials(study, workshop)
-    queue_trial(study, CONVNEXT, 2)
-    run_trials(study, workshop, unlimited(2), Told())
+    queue_trial(study, CONVNEXT, 4)
+    run_trials(study, workshop, unlimited(4), Told())
     trials = study.get_trials()
     for trial, reason in zip(trials, reasons(study), strict=True):
         over = "more than --max-params 100,000" in reason
-        assert (trial.state == TrialState.PRUNED) == over
-    assert trials[0].state == trials[1].state == TrialState.PRUNED  # roles do not excuse
-    assert trials[4].state == TrialState.COMPLETE
+        assert not (trial.state == TrialState.COMPLETE and over)
+        assert trial.user_attrs["config"]["transferred_layers"] > 0 or over  # no whole network is that small
+    assert trials[0].state == TrialState.COMPLETE
+    assert trials[1].state == TrialState.PRUNED  # roles do not excuse
+
+
+def test_the_first_trials_are_chosen_within_the_hard_limits(study, make_workshop):
+    queue_first_trials(study, make_workshop(max_parameters=400_000))
+    queued = [trial.system_attrs["fixed_params"] for trial in study.get_trials()]
+    roles = [trial.user_attrs["role"] for trial in study.get_trials()]
+    assert queued[roles.index("from scratch")]["source"] == CONVNEXT  # the other's whole network is larger
+    assert (MOBILENET, 5) not in {(params["source"], params["transferred_layers"]) for params in queued}
 
 
 # Failures

@@ -27,11 +27,16 @@ def negative_transfer(chosen: Finalist, scratch: Finalist | None, workshop: Work
     }[verdict]
     return {
         "verdict": verdict,
-        "evidence": f"{said}: {metric.name} {ours:.4f} against {theirs:.4f} from scratch "
+        "evidence": f"{said}: {metric.name} {ours:.4f} against {theirs:.4f} from scratch, {_epochs(scratch)} "
         f"(both trained on train alone; 95% interval of the gain {low:+.4f} to {high:+.4f}).",
         "low": low,
         "high": high,
     }
+
+
+def _epochs(finalist: Finalist) -> str:
+    count = finalist.config.epochs
+    return f"{count} epoch{'' if count == 1 else 's'}"
 
 
 def reasons(chosen: Finalist, probe: Finalist, workshop: Workshop, verdict: dict[str, Any], trained: int) -> list[str]:

@@ -47,7 +47,7 @@ def energy(statistics: FeatureStatistics) -> float:
     rotation, shifts or scaling. Misleads between families: it grows with log D and with the scale.
     """
     values = [
-        torch.logsumexp(statistics.features[start : start + CHUNK_ROWS], 1).to(torch.float64)
+        torch.logsumexp(statistics.rows(slice(start, start + CHUNK_ROWS)), 1).to(torch.float64)
         for start in range(0, statistics.samples, CHUNK_ROWS)
     ]
     lowest = max(1, int(5 * statistics.samples / 1000))

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import torch
 
-CHUNK_ROWS = 1024
+CHUNK_ROWS = 512
 """Rows widened to float64 at a time: the extra memory of a pass is CHUNK_ROWS x D x 8 bytes."""
 
 _PANEL_COLUMNS = 192
@@ -25,12 +25,17 @@ def symmetric_product(blocks: Iterable[torch.Tensor], dimension: int, device: to
         dimension: Number of columns of every block.
         device: Where the result lives.
     """
+    return mirror_upper(upper_product(blocks, dimension, device))
+
+
+def upper_product(blocks: Iterable[torch.Tensor], dimension: int, device: torch.device) -> torch.Tensor:
+    """As `symmetric_product`, but what lies under the diagonal is undefined: for routines that read one triangle."""
     total = torch.zeros(dimension, dimension, dtype=torch.float64, device=device)
     for block in blocks:
         for start in range(0, dimension, _PANEL_COLUMNS):
             stop = min(start + _PANEL_COLUMNS, dimension)
             total[start:stop, start:].addmm_(block[:, start:stop].T, block[:, start:])
-    return mirror_upper(total)
+    return total
 
 
 def mirror_upper(matrix: torch.Tensor) -> torch.Tensor:

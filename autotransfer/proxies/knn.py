@@ -36,7 +36,7 @@ def knn(statistics: FeatureStatistics, neighbours: int = 5, exact: bool = True) 
     kept = statistics.spread_rows(_MOST_CANDIDATES if bounded else statistics.samples)
     asked = statistics.spread_rows(_MOST_ASKED if bounded else statistics.samples, of=len(kept))
     labels = statistics.labels[kept]
-    rows = _centred(statistics.features if len(kept) == statistics.samples else statistics.features[kept])
+    rows = _centred(statistics.rows(kept))
     squares = (rows * rows).sum(1)
     k = min(neighbours, len(kept) - 1)
     correct = 0

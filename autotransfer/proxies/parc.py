@@ -66,7 +66,7 @@ def _average_ranks(values: torch.Tensor) -> torch.Tensor:
 def _standardised(statistics: FeatureStatistics) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows whose inner products are Pearson correlations of standardised samples, and their labels."""
     kept = statistics.spread_rows(_MOST_SAMPLES)
-    rows = statistics.features[kept].to(torch.float64) - statistics.mean
+    rows = statistics.rows(kept).to(torch.float64) - statistics.mean
     rows = rows - rows.mean(0)
     deviation = rows.square().mean(0).sqrt()
     varying = deviation > 1e-12 * (deviation.max() + statistics.mean.abs())

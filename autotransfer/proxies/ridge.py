@@ -40,7 +40,7 @@ def ridge_loo(statistics: FeatureStatistics, penalty: float | None = None) -> fl
     shrunk = 1 / (spectrum.eigenvalues + ridge)
     weights = spectrum.basis @ (shrunk[:, None] * spectrum.cross)
     deviation = max(statistics.total_variation / statistics.samples, _LEAST_VARIANCE) ** 0.5
-    half = (spectrum.basis * (shrunk.sqrt() * deviation)).to(statistics.features.dtype)
+    half = (spectrum.basis * (shrunk.sqrt() * deviation)).to(statistics.dtype)
     actual = targets.dense()
     left_out = torch.empty_like(actual)
     for rows, block in statistics.centred_chunks():

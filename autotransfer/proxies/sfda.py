@@ -54,25 +54,33 @@ def sfda(statistics: FeatureStatistics) -> float:
     first = _fit(within, intensity, offsets, counts)
     others = (offsets.sum(0) - offsets) / (len(counts) - 1)
     confidence = torch.empty(statistics.samples, dtype=torch.float64, device=statistics.device)
-    sums = torch.zeros_like(offsets)
+    sums, pulled = torch.zeros_like(offsets), torch.zeros_like(offsets)
 
-    def mixed_blocks() -> Iterator[torch.Tensor]:
+    def confident_blocks() -> Iterator[torch.Tensor]:
         for rows, block in statistics.centred_chunks():
-            labels = statistics.labels[rows]
-            confidence[rows] = _own(torch.softmax(_posterior(first, block), 1), labels)
-            block = torch.lerp(others[labels], block, confidence[rows, None])
-            sums.index_add_(0, labels, block)
+            posterior = torch.softmax(torch.addmm(first.offsets, block, first.weights), 1)
+            own = _own(torch.softmax(posterior, 1), statistics.labels[rows])  # twice, as published
+            confidence[rows] = own
+            block.mul_(own[:, None])
+            statistics.targets.add_products(sums, block, rows)
+            statistics.targets.add_products(pulled, block * (1 - own)[:, None], rows)
             yield block
 
-    product = symmetric_product(mixed_blocks(), statistics.dimension, statistics.device)
-    means = sums / counts[:, None]
-    mixed_within = (product - (means * counts[:, None]).T @ means) / statistics.samples
-    second = _fit(mixed_within, intensity, means, counts)
+    # The rows q x + (1 - q) o, o the same for a class, are never built: their scatter is that of q x and class sums.
+    product = symmetric_product(confident_blocks(), statistics.dimension, statistics.device)
+    doubt = torch.zeros_like(counts).index_add_(0, statistics.labels, 1 - confidence)
+    doubt_squares = torch.zeros_like(counts).index_add_(0, statistics.labels, (1 - confidence).square())
+    means = (sums + others * doubt[:, None]) / counts[:, None]
+    product.addmm_(pulled.T, others).addmm_(others.T, pulled + others * doubt_squares[:, None])
+    product.addmm_((means * counts[:, None]).T, means, alpha=-1).div_(statistics.samples)
+    second = _fit(product, intensity, means, counts)
+    others_scores = others @ second.weights
     total = 0.0
     for rows, block in statistics.centred_chunks():
-        labels = statistics.labels[rows]
-        block = torch.lerp(others[labels], block, confidence[rows, None])
-        total += float(_own(_posterior(second, block), labels).sum())
+        labels, own = statistics.labels[rows], confidence[rows, None]
+        scores = (block @ second.weights).mul_(own)
+        scores += (1 - own) * others_scores[labels] + second.offsets
+        total += float(_own(torch.softmax(scores, 1), labels).sum())
     return total / statistics.samples
 
 
@@ -100,10 +108,6 @@ def _fit(within: torch.Tensor, intensity: float, means: torch.Tensor, counts: to
     weights = torch.cholesky_solve(means.T, factor)
     offsets = (counts / counts.sum()).log() - 0.5 * (weights * means.T).sum(0)
     return _Discriminant(weights, offsets)
-
-
-def _posterior(discriminant: _Discriminant, block: torch.Tensor) -> torch.Tensor:
-    return torch.softmax(torch.addmm(discriminant.offsets, block, discriminant.weights), 1)
 
 
 def _own(values: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -64,8 +64,7 @@ class FeatureStatistics:
     """Features [n, D], their target, and what proxies need of them, each computed at most once.
 
     Attributes:
-        features: [n, D] float32 or float64, in class order.
-        targets: The checked target, in the same order.
+        targets: The checked target, in class order.
 
     Example:
         >>> import numpy as np
@@ -99,13 +98,12 @@ class FeatureStatistics:
             half = rows.dtype in (torch.float16, torch.bfloat16)
             rows = rows.to(torch.float32 if half else torch.float64)
         self.targets: Targets = read_targets(labels, rows.shape[0], rows.device, task)
-        order = self.targets.order
-        self.features = rows if order is None else rows[order]
+        self._given = rows
         self._components: dict[int, torch.Tensor] = {}
         self._check_values()
 
     def _check_values(self) -> None:
-        low, high = torch.aminmax(self.features)
+        low, high = torch.aminmax(self._given)
         largest = max(-float(low), float(high))
         if not largest < float("inf"):
             raise ProxyError("features contain NaN or infinite values; check what the source gave for this target.")
@@ -115,17 +113,33 @@ class FeatureStatistics:
     @property
     def samples(self) -> int:
         """Number of rows, n."""
-        return int(self.features.shape[0])
+        return int(self._given.shape[0])
 
     @property
     def dimension(self) -> int:
         """Feature width, D."""
-        return int(self.features.shape[1])
+        return int(self._given.shape[1])
 
     @property
     def device(self) -> torch.device:
         """Where the features, and all that is derived from them, live."""
-        return self.features.device
+        return self._given.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """float32 or float64: the precision in which the features were given."""
+        return self._given.dtype
+
+    @cached_property
+    def features(self) -> torch.Tensor:
+        """[n, D] all rows in class order: a copy where the caller's order is another one."""
+        return self._given if self.targets.order is None else self._given[self.targets.order]
+
+    def rows(self, which: slice | torch.Tensor) -> torch.Tensor:
+        """The features [k, D] of these rows, which are numbered in class order; nothing else is copied."""
+        if self.targets.order is None:
+            return self._given[which]
+        return self._given.index_select(0, self.targets.order[which])
 
     @property
     def classes(self) -> int:
@@ -155,15 +169,20 @@ class FeatureStatistics:
     @cached_property
     def _shift(self) -> torch.Tensor:
         """[D] float64 mean of a few spread rows: near enough to the mean that nothing cancels."""
-        return self.features[self.spread_rows(_SHIFT_ROWS)].to(torch.float64).mean(0)
+        return self.rows(self.spread_rows(_SHIFT_ROWS)).to(torch.float64).mean(0)
 
     def _shifted_chunks(self, shift: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+        buffer = torch.empty(min(CHUNK_ROWS, self.samples), self.dimension, dtype=torch.float64, device=self.device)
         for start in range(0, self.samples, CHUNK_ROWS):
             rows = slice(start, min(start + CHUNK_ROWS, self.samples))
-            yield rows, self.features[rows] - shift
+            yield rows, buffer[: rows.stop - start].copy_(self.rows(rows)).sub_(shift)
 
     def centred_chunks(self) -> Iterator[tuple[slice, torch.Tensor]]:
-        """Rows minus the mean in float64, in fresh blocks that bound the extra memory."""
+        """Rows minus the mean in float64, block by block to bound the extra memory.
+
+        Each block is overwritten by the next (fresh memory for every block costs more than the subtraction);
+        until then it may be changed in place.
+        """
         return self._shifted_chunks(self.mean)
 
     @property
@@ -184,7 +203,7 @@ class FeatureStatistics:
                 yield block
 
         if self.wide:
-            shifted = torch.cat(list(observed()))
+            shifted = torch.cat([block.clone() for block in observed()])
             offset = sums / self.samples
             shifted -= offset
             gram = symmetric_product([shifted.T], self.samples, self.device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from autotransfer.proxies.gram import symmetric_product
+from autotransfer.proxies.gram import upper_product
 from autotransfer.proxies.statistics import FeatureStatistics
 
 _DISTORTION = 1e-4
@@ -34,14 +34,14 @@ def transrate(statistics: FeatureStatistics) -> float:
 
 
 def _class_rows(statistics: FeatureStatistics, rows: slice) -> torch.Tensor:
-    return statistics.features[rows].to(torch.float64) - statistics.mean
+    return statistics.rows(rows).to(torch.float64) - statistics.mean
 
 
 def _rate(rows: torch.Tensor) -> torch.Tensor:
     """R of [n_c, D] rows through the smaller of the two Gram matrices."""
     samples, dimension = rows.shape
     smaller = rows.T if samples < dimension else rows
-    gram = symmetric_product([smaller], smaller.shape[1], rows.device)
-    gram.div_(samples * _DISTORTION).diagonal().add_(1)
-    factor: torch.Tensor = torch.linalg.cholesky(gram)
+    upper = upper_product([smaller], smaller.shape[1], rows.device)
+    upper.div_(samples * _DISTORTION).diagonal().add_(1)
+    factor: torch.Tensor = torch.linalg.cholesky(upper, upper=True)
     return factor.diagonal().log().sum()

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 
 from autotransfer.proxies.statistics import FeatureStatistics
 
+Fit = tuple[slice, torch.Tensor, torch.Tensor]
+"""Rows, their fitted targets [k, T] and their leverages H_nn [k]."""
+
 _PENALTIES = tuple(10.0**power for power in range(-6, 5))
 _LEAST_SLACK = 1e-9
+_LEAST_RELATIVE_PENALTY = 1e-13
+_PANEL_COLUMNS = 256
 _LEAST_VARIANCE = 1e-300
 
 
@@ -30,27 +37,53 @@ def ridge_loo(statistics: FeatureStatistics, penalty: float | None = None) -> fl
         Accuracy in [0, 1], or R^2 at most 1; higher is better. Constant features give the accuracy of the
         other samples' majority, or an R^2 just under 0.
 
-    Complexity: the shared decomposition, n D r for H_nn, n D T for H Y.
+    Complexity: the shared decomposition, n D^2 for H_nn (n <= D: n^3), n D T for H Y.
 
     Invariant to sample order, class renaming, rotation and overall scaling (unless `penalty` is given), not
     to scaling single features. Misleads least of all here where n is small, being an honest error estimate.
     """
-    spectrum, targets = statistics.spectrum, statistics.targets
+    targets = statistics.targets
     ridge = penalty if penalty is not None else _chosen_penalty(statistics)
-    shrunk = 1 / (spectrum.eigenvalues + ridge)
-    weights = spectrum.basis @ (shrunk[:, None] * spectrum.cross)
-    deviation = max(statistics.total_variation / statistics.samples, _LEAST_VARIANCE) ** 0.5
-    half = (spectrum.basis * (shrunk.sqrt() * deviation)).to(statistics.dtype)
     actual = targets.dense()
     left_out = torch.empty_like(actual)
-    for rows, block in statistics.centred_chunks():
-        whitened = (block / deviation).to(half.dtype) @ half  # the one large product: in the input's precision
-        leverage = 1 / statistics.samples + whitened.square().sum(1, keepdim=True, dtype=torch.float64)
-        fitted = targets.mean + block @ weights
-        left_out[rows] = actual[rows] - (actual[rows] - fitted) / (1 - leverage).clamp_min(_LEAST_SLACK)
+    fits = _fits_by_samples(statistics, ridge) if statistics.wide else _fits_by_features(statistics, ridge)
+    for rows, fitted, leverage in fits:
+        slack = (1 - leverage[:, None]).clamp_min(_LEAST_SLACK)
+        left_out[rows] = actual[rows] - (actual[rows] - fitted) / slack
     if targets.task == "classification":
         return float((left_out.argmax(1) == statistics.labels).to(torch.float64).mean())
     return _mean_r_squared(actual, left_out)
+
+
+def _fits_by_samples(statistics: FeatureStatistics, ridge: float) -> Iterator[Fit]:
+    """H = 1/n + U Theta / (Theta + lambda) U', from the n x n decomposition."""
+    spectrum = statistics.spectrum
+    theta = spectrum.eigenvalues
+    vectors = statistics.principal_components(len(theta))[:, : len(theta)] / theta.sqrt()
+    kept = theta / (theta + ridge)
+    fitted = statistics.targets.mean + vectors @ (kept[:, None] * spectrum.cross / theta.sqrt()[:, None])
+    yield slice(0, statistics.samples), fitted, 1 / statistics.samples + vectors.square() @ kept
+
+
+def _fits_by_features(statistics: FeatureStatistics, ridge: float) -> Iterator[Fit]:
+    """H_nn = 1/n + |L^-1 x_n|^2 with Xc'Xc + lambda = L L': half the work of a product with eigenvectors."""
+    damped = statistics.gram.clone()
+    damped.diagonal().add_(max(ridge, _LEAST_RELATIVE_PENALTY * statistics.total_variation, _LEAST_VARIANCE))
+    lower = torch.linalg.cholesky(damped)
+    weights = torch.cholesky_solve(statistics.cross, lower)
+    deviation = max(statistics.total_variation / statistics.samples, _LEAST_VARIANCE) ** 0.5
+    identity = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
+    whitening = torch.linalg.solve_triangular(lower, identity, upper=False).T.mul(deviation).to(statistics.dtype)
+    for rows, block in statistics.centred_chunks():
+        fitted = statistics.targets.mean + block @ weights
+        # the one large product: in the input's precision, and only where the triangle is not zero
+        scaled = block.div_(deviation).to(whitening.dtype)
+        leverage = torch.full_like(fitted[:, 0], 1 / statistics.samples)
+        for start in range(0, statistics.dimension, _PANEL_COLUMNS):
+            stop = start + _PANEL_COLUMNS
+            panel = scaled[:, :stop] @ whitening[:stop, start:stop]
+            leverage += panel.square_().sum(1, dtype=torch.float64)
+        yield rows, fitted, leverage
 
 
 def linear_mse(statistics: FeatureStatistics, penalty: float = 0.0) -> float:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from autotransfer.errors import ProxyError
+from autotransfer.proxies.eigen import Eigen, decompose
 from autotransfer.proxies.gram import CHUNK_ROWS, symmetric_product
 from autotransfer.proxies.targets import Targets, Task, read_targets
 
@@ -38,14 +39,13 @@ class Spectrum:
 
     Attributes:
         eigenvalues: [r] descending, all positive.
-        basis: [D, r] orthonormal eigenvectors in feature space.
-        cross: [r, T] = basis' Xc' Y for the target columns Y (one-hot for classes).
-        mean: [r] = basis' m, the feature mean in the eigenbasis.
-        mean_remainder: Squared length of the part of the mean outside the basis.
+        cross: [r, T] = W' Xc' Y for the target columns Y (one-hot for classes), W [D, r] the orthonormal
+            eigenvectors in feature space.
+        mean: [r] = W' m, the feature mean in the eigenbasis.
+        mean_remainder: Squared length of the part of the mean outside the eigenbasis.
     """
 
     eigenvalues: torch.Tensor
-    basis: torch.Tensor
     cross: torch.Tensor
     mean: torch.Tensor
     mean_remainder: float
@@ -252,25 +252,32 @@ class FeatureStatistics:
         return (self.cross / self.counts).T
 
     @cached_property
-    def spectrum(self) -> Spectrum:
-        """The one eigendecomposition, of the smaller side.
+    def _eigen(self) -> Eigen:
+        """The one eigendecomposition, of the smaller side."""
+        return decompose(self.gram)
 
-        O(min(n, D)^3); on the n x n side the feature-space basis is Xc'U / sqrt(eigenvalues).
+    @cached_property
+    def spectrum(self) -> Spectrum:
+        """What is read from the one eigendecomposition: O(min(n, D)^3) once, then O(min(n, D)^2 T).
+
+        On the n x n side Xc Xc' = U Theta U', and the feature-space eigenvectors are Xc'U / sqrt(Theta).
         """
-        ascending, vectors = torch.linalg.eigh(self.gram)
-        values = ascending.flip(0)
+        values = self._eigen.values
         largest = max(float(values[0]), 0.0)
         rank = int((values > largest * _RANK_TOLERANCE).sum()) if largest > 0 else 0
-        values, vectors = values[:rank], vectors.flip(1)[:, :rank]
+        values = values[:rank]
         if self.wide:
-            centred = self.features.to(torch.float64) - self.mean
-            basis = (centred.T @ vectors) / values.sqrt()
-            cross = values.sqrt()[:, None] * self.targets.project(vectors)
+            heights = torch.cat([block @ self.mean for _, block in self.centred_chunks()])
+            columns = torch.cat([self.targets.dense() - self.targets.mean, heights[:, None]], 1)
+            roots = values.sqrt()[:, None]
+            projected = self._eigen.project(columns)[:rank]
+            cross, mean = projected[:, :-1] * roots, projected[:, -1:] / roots
         else:
-            basis, cross = vectors, vectors.T @ self.cross
-        mean = basis.T @ self.mean
+            projected = self._eigen.project(torch.cat([self.cross, self.mean[:, None]], 1))[:rank]
+            cross, mean = projected[:, :-1], projected[:, -1:]
+        mean = mean[:, 0]
         remainder = max(float(self.mean @ self.mean - mean @ mean), 0.0)
-        return Spectrum(values, basis, cross, mean, remainder)
+        return Spectrum(values, cross, mean, remainder)
 
     @cached_property
     def within_scatter(self) -> torch.Tensor:
@@ -289,10 +296,14 @@ class FeatureStatistics:
         width = min(components, self.samples, self.dimension)
         cached = self._components.get(width)
         if cached is None:
-            basis = self.spectrum.basis[:, :width]
+            values = self.spectrum.eigenvalues[:width]
+            vectors = self._eigen.vectors(len(values))
             cached = torch.zeros(self.samples, width, dtype=torch.float64, device=self.device)
-            for rows, block in self.centred_chunks():
-                cached[rows, : basis.shape[1]] = block @ basis
+            if self.wide:
+                torch.mul(vectors, values.sqrt(), out=cached[:, : len(values)])
+            else:
+                for rows, block in self.centred_chunks():
+                    cached[rows, : len(values)] = block @ vectors
             self._components[width] = cached
         return cached
 

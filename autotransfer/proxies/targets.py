@@ -96,13 +96,6 @@ class Targets:
         else:
             total.index_add_(0, labels, block)
 
-    def project(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Product vectors' Y [r, T] for [n, r] vectors that sum to zero."""
-        if self.matrix is not None:
-            return vectors.T @ (self.matrix - self.mean)
-        total = torch.zeros(self.columns, vectors.shape[1], dtype=vectors.dtype, device=vectors.device)
-        return total.index_add_(0, self.class_labels, vectors).T
-
 
 def read_targets(
     labels: torch.Tensor | np.ndarray, samples: int, device: torch.device, task: Task | None = None

@@ -21,7 +21,7 @@ from autotransfer.sources.embedded.export import (
     staging_folder,
     write_weights_and_config,
 )
-from autotransfer.sources.embedded.tasks import TASKS
+from autotransfer.sources.embedded.tasks import make_task
 from autotransfer.sources.embedded.training import held_out_accuracy, train
 from autotransfer.sources.embedded.zoo import ZOO, ZooEntry, zoo_entry
 
@@ -38,6 +38,7 @@ def build(
     work_dir: Path | None = None,
     max_seconds: float = math.inf,
     held_out: int = 4096,
+    teacher: str | None = None,
 ) -> OwnTaskResult | None:
     """Train one entry of the zoo and write it to a folder.
 
@@ -50,11 +51,12 @@ def build(
         work_dir: folder for a checkpoint to continue from.
         max_seconds: stop training after this long.
         held_out: number of held-out images to measure on.
+        teacher: timm name of the network that labels the images of a distilled source.
 
     Returns:
         What was measured, or None where `max_seconds` ended before the training did.
     """
-    task = TASKS[entry.task]()
+    task = make_task(entry.task, teacher)
     checkpoint = None
     if work_dir is not None:
         work_dir.mkdir(parents=True, exist_ok=True)
@@ -94,6 +96,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--list", action="store_true", help="list the zoo and end")
     parser.add_argument("--steps", type=int, help="optimizer steps instead of the entry's own")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and images (default 0)")
+    parser.add_argument(
+        "--teacher", help="timm name (or local-dir:FOLDER) of the network that a distilled source copies"
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent, help="parent folder to write to")
@@ -125,6 +130,7 @@ def _build_and_tell(entry: ZooEntry, options: argparse.Namespace) -> bool:
         device=options.device,
         work_dir=options.work_dir,
         max_seconds=options.max_seconds,
+        teacher=options.teacher,
     )
     if result is None:
         return False

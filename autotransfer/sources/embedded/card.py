@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 
-from autotransfer.sources.embedded.tasks import Task
+from autotransfer.sources.embedded.tasks import Distilled, Task
 from autotransfer.sources.embedded.training import MEAN, STD, TrainingRun
 from autotransfer.sources.embedded.zoo import ZooEntry
 
@@ -26,7 +26,7 @@ A small image classifier pretrained on generated images, to be transferred to ot
 | input | {size} x {size} RGB, mean {mean}, std {std} (other sizes work) |
 | classes | {classes} |
 | accuracy on its own task | {accuracy:.1%} top-1, {held_out:,} held-out images (chance: {chance:.1%}) |
-| licence | Apache-2.0; no downloaded data, photographs, fonts or pretrained weights were used |
+| licence | Apache-2.0; {provenance} |
 
 ## Task
 
@@ -36,7 +36,7 @@ A small image classifier pretrained on generated images, to be transferred to ot
 
 `python -m autotransfer.sources.embedded.build {name}{options}`: {steps:,} steps of {batch_size} fresh images
 ({images:,} in all, none seen twice), AdamW, peak learning rate {learning_rate:g}, one cycle, weight
-decay 0.05, cross-entropy, bfloat16 autocast, {curriculum}, seed {seed}.
+decay 0.05, {loss}, bfloat16 autocast, {curriculum}, seed {seed}.
 It took {seconds:.0f} seconds, generation included, on {device}.
 
 ## Use
@@ -72,6 +72,7 @@ class OwnTaskResult:
 def model_card(entry: ZooEntry, task: Task, run: TrainingRun, result: OwnTaskResult, *, seed: int) -> str:
     """Write the card, as Markdown, from what was measured."""
     curriculum = f"difficulty rising over the first {entry.curriculum:.0%} of the steps"
+    distilled = entry.task == Distilled.name
     arguments = f" with `{json.dumps(dict(entry.model_args))}`" if entry.model_args else ""
     return _CARD.format(
         name=entry.name,
@@ -88,7 +89,10 @@ def model_card(entry: ZooEntry, task: Task, run: TrainingRun, result: OwnTaskRes
         chance=1 / len(task.class_names),
         task=task.name,
         summary=task.summary,
-        options="" if run.steps == entry.steps else f" --steps {run.steps}",
+        options=(" --teacher TEACHER" if distilled else "")
+        + ("" if run.steps == entry.steps else f" --steps {run.steps}"),
+        loss="cross-entropy with the teacher's softened probabilities" if distilled else "cross-entropy",
+        provenance=task.provenance,
         steps=run.steps,
         batch_size=entry.batch_size,
         images=run.steps * entry.batch_size,

@@ -22,6 +22,8 @@ STD = (0.5, 0.5, 0.5)
 _WARM_UP = 0.05
 _WEIGHT_DECAY = 0.05
 _LOG_EVERY = 100
+_TEMPERATURE = 3.0
+_SMALLEST = 1e-12
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def train(
         difficulty = min(1.0, done / max(1, steps * entry.curriculum)) if entry.curriculum else 1.0
         images, labels = task.batch(generator, entry.batch_size, entry.image_size, difficulty=difficulty)
         with torch.autocast(device, torch.bfloat16):
-            loss = F.cross_entropy(model(normalise(images)).float(), labels)
+            loss = loss_of(model(normalise(images)).float(), labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -125,16 +127,25 @@ def normalise(images: torch.Tensor) -> torch.Tensor:
 
 @torch.inference_mode()
 def held_out_accuracy(model: nn.Module, task: Task, *, image_size: int, images: int = 4096, seed: int = 0) -> float:
-    """Return top-1 accuracy on images of the task that training never drew, 0..1."""
+    """Return top-1 accuracy (a teacher's first choice counts as right) on images never trained on, 0..1."""
     model.eval()
     hits = total = index = 0
     while total < images:
         generator = batch_generator(seed, f"{task.name}/held-out", index)
         batch, labels = task.batch(generator, min(256, images - total), image_size)
-        hits += int((model(normalise(batch)).argmax(1) == labels).sum())
+        classes = labels.argmax(1) if labels.is_floating_point() else labels
+        hits += int((model(normalise(batch)).argmax(1) == classes).sum())
         total += len(labels)
         index += 1
     return hits / total
+
+
+def loss_of(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy; against a teacher's probabilities both sides are softened (Hinton et al., 2015)."""
+    if not labels.is_floating_point():
+        return F.cross_entropy(logits, labels)
+    softened = torch.softmax(labels.clamp_min(_SMALLEST).log() / _TEMPERATURE, 1)
+    return F.cross_entropy(logits / _TEMPERATURE, softened) * _TEMPERATURE**2
 
 
 def _parameter_groups(model: nn.Module) -> list[dict[str, object]]:

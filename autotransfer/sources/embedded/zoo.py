@@ -17,7 +17,7 @@ class ZooEntry:
 
     Attributes:
         architecture: a model name that timm registers.
-        task: key of `tasks.TASKS`.
+        task: a name that `tasks.make_task` knows.
         model_args: arguments of `timm.create_model` beside the number of classes; JSON values only.
         image_size: side of the square training images in pixels.
         steps: optimizer steps of the full recipe.
@@ -68,6 +68,40 @@ ZOO: tuple[ZooEntry, ...] = (
         bad_at="fine texture and colour names (its task ignores colour)",
     ),
     ZooEntry(
+        architecture="resnet10t",
+        task="textures",
+        model_args=_NARROW_RESNET,
+        steps=1300,
+        good_at="surfaces, materials, colour, aerial images",
+        bad_at="outlines: characters, signs and hands",
+    ),
+    ZooEntry(
+        architecture="resnet10t",
+        task="medley",
+        model_args=_NARROW_RESNET,
+        steps=2000,
+        good_at="a start where little is known of the images: it has seen some of everything",
+        bad_at="anything that one of the single tasks fits well",
+    ),
+    ZooEntry(
+        architecture="resnet10t",
+        task="distilled",
+        model_args=_NARROW_RESNET,
+        image_size=64,
+        steps=1300,
+        good_at="photographs, satellite images, things with colour and texture",
+        bad_at="single characters and line drawings",
+    ),
+    ZooEntry(
+        architecture="mobilenetv3_small_050",
+        task="glyphs",
+        image_size=64,
+        steps=1500,
+        learning_rate=5e-3,
+        good_at="digits, letters, symbols, line drawings",
+        bad_at="colour, surfaces and photographs",
+    ),
+    ZooEntry(
         architecture="mobilenetv3_small_050",
         task="textures",
         image_size=64,
@@ -85,6 +119,36 @@ ZOO: tuple[ZooEntry, ...] = (
         curriculum=0.5,
         good_at="signs, emblems and objects before a busy ground",
         bad_at="single characters (digits hardly better than random features), colour, photographs",
+    ),
+    ZooEntry(
+        architecture="test_convnext2",
+        task="glyphs",
+        model_args=_PLAIN_CONVNEXT,
+        steps=2000,
+        learning_rate=4e-3,
+        curriculum=0.5,
+        good_at="digits, letters, symbols, line drawings",
+        bad_at="colour, surfaces and photographs",
+    ),
+    ZooEntry(
+        architecture="test_convnext2",
+        task="distilled",
+        model_args=_PLAIN_CONVNEXT,
+        image_size=64,
+        steps=1300,
+        learning_rate=4e-3,
+        good_at="photographs, satellite images, things with colour and texture",
+        bad_at="single characters and line drawings",
+    ),
+    ZooEntry(
+        architecture="test_vit",
+        task="textures",
+        model_args=_SMALL_VIT,
+        steps=1400,
+        learning_rate=2e-3,
+        curriculum=0.6,
+        good_at="surfaces, materials, colour, aerial images",
+        bad_at="detail below its 8-pixel patches, outlines",
     ),
     ZooEntry(
         architecture="test_vit",

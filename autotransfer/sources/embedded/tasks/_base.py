@@ -5,6 +5,8 @@ from typing import Protocol
 
 import torch
 
+GENERATED = "no downloaded data, photographs, fonts or pretrained weights were used"
+
 
 class Task(Protocol):
     """A supervised task whose images are generated on demand.
@@ -16,11 +18,13 @@ class Task(Protocol):
         name: short tag, the part after the dot in a source's name.
         class_names: one readable name per class, in label order.
         summary: one sentence for the model card: what an image shows and what the label is.
+        provenance: for the model card, what the images and labels were made from.
     """
 
     name: str
     class_names: tuple[str, ...]
     summary: str
+    provenance: str
 
     def batch(
         self, generator: torch.Generator, count: int, image_size: int, *, difficulty: float = 1.0
@@ -35,7 +39,8 @@ class Task(Protocol):
                 a curriculum between them gets slow starters such as transformers off the ground.
 
         Returns:
-            Images, float32 [count, 3, image_size, image_size] in 0..1, and labels, int64 [count].
+            Images, float32 [count, 3, image_size, image_size] in 0..1, and labels: classes, int64 [count], or
+            a teacher's probabilities, float32 [count, classes].
         """
         ...
 

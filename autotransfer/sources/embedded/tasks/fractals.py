@@ -10,6 +10,7 @@ import math
 import torch
 
 from autotransfer.sources.embedded.tasks import canvas
+from autotransfer.sources.embedded.tasks._base import GENERATED
 
 _MAPS = 4
 _WALKERS = 640
@@ -26,6 +27,7 @@ class Fractals:
     """
 
     name = "fractals"
+    provenance = GENERATED
     summary = "a coloured fractal on a plain or noisy ground; the label is the iterated function system behind it"
 
     def __init__(self, systems: int = 100, systems_seed: int = 3) -> None:

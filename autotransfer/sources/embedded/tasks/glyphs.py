@@ -10,6 +10,7 @@ import math
 import torch
 
 from autotransfer.sources.embedded.tasks import canvas
+from autotransfer.sources.embedded.tasks._base import GENERATED
 
 _STROKES = 4
 _POINTS = 28
@@ -24,6 +25,7 @@ class Glyphs:
     """
 
     name = "glyphs"
+    provenance = GENERATED
     summary = "one character of an invented script in a random hand, colour and ground; the label is the character"
 
     def __init__(self, characters: int = 200, alphabet_seed: int = 7) -> None:

@@ -2,7 +2,7 @@
 
 import torch
 
-from autotransfer.sources.embedded.tasks._base import Task
+from autotransfer.sources.embedded.tasks._base import GENERATED, Task
 
 
 class Medley:
@@ -13,6 +13,7 @@ class Medley:
     """
 
     name = "medley"
+    provenance = GENERATED
 
     def __init__(self, tasks: tuple[Task, ...]) -> None:
         self._tasks = tasks

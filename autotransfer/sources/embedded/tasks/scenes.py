@@ -9,6 +9,7 @@ import math
 import torch
 
 from autotransfer.sources.embedded.tasks import canvas
+from autotransfer.sources.embedded.tasks._base import GENERATED
 
 _ANGLES = 360
 _MARKS = ("plain", "border", "bar", "cross", "disc", "two discs", "wedge", "stripes")
@@ -25,6 +26,7 @@ class Scenes:
     """
 
     name = "scenes"
+    provenance = GENERATED
     summary = "a coloured emblem among overlapping shapes; the label is its outline and the mark painted on it"
 
     def __init__(self, shapes_seed: int = 11) -> None:

@@ -10,6 +10,7 @@ import math
 import torch
 
 from autotransfer.sources.embedded.tasks import canvas
+from autotransfer.sources.embedded.tasks._base import GENERATED
 
 # (name, family, parameters of the family's formula)
 _PATTERNS: tuple[tuple[str, str, float, float], ...] = (
@@ -61,6 +62,7 @@ class Textures:
     """Procedural surfaces, pattern times palette (see `Task`)."""
 
     name = "textures"
+    provenance = GENERATED
     summary = "a procedural surface, turned, scaled and lit at random; the label is its pattern and its palette"
 
     def __init__(self) -> None:

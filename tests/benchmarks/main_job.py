@@ -60,12 +60,17 @@ def unpacked(folder: Path, name: str, work: Path, per_class: int | None, seed: i
     if not (target / "train").is_dir():
         target = next(path for path in target.iterdir() if (path / "train").is_dir())
     if per_class is not None:
-        draw = random.Random(seed)
-        for category in sorted((target / "train").iterdir()):
-            images = sorted(category.iterdir())
-            for image in draw.sample(images, max(0, len(images) - per_class)):
-                image.unlink()
+        thinned(target, per_class, seed)
     return target
+
+
+def thinned(folder: Path, per_class: int, seed: int) -> None:
+    """Keep `per_class` training images, drawn at random, in each class of a folder with `train/<class>/`."""
+    draw = random.Random(seed)
+    for category in sorted((folder / "train").iterdir()):
+        images = sorted(category.iterdir())
+        for image in draw.sample(images, max(0, len(images) - per_class)):
+            image.unlink()
 
 
 def measure(name: str, data: Path, work: Path, options: argparse.Namespace) -> dict[str, object]:

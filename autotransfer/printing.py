@@ -54,7 +54,7 @@ def _print_evidence(console: Console, recommendation: "Recommendation") -> None:
     if len(ranked) > 0 and "source" in ranked.columns:
         best = ranked.drop_duplicates("source")
         print_heading(console, f"Ranking of sources: the best level of each, before training ({len(best)} in all)")
-        wanted = ("source", "level", "parameters", "linear_probe", "logme", "h_score", "knn")
+        wanted = ("source", "level", "parameters", "linear_probe", "logme", "knn", "ncti")
         shown = best[[name for name in wanted if name in best.columns]].head(_SHOWN_SOURCES)
         ranks = ((str(rank), *row) for rank, row in enumerate(_cells(shown), start=1))
         print_table(("", *map(str, shown.columns)), ranks, console)

@@ -16,12 +16,11 @@ from autotransfer.proxies.catalogue import CATALOGUE, Proxy
 from autotransfer.proxies.statistics import FeatureStatistics
 from autotransfer.proxies.targets import Task
 
-DEFAULT_PROXIES: tuple[str, ...] = ("logme", "regularized_h_score", "leep", "nce", "knn")
-"""The proxies that run in every study, chosen for what published comparisons say and for their cost.
-
-LogME and the regularised H-score share the one decomposition and disagree where few samples meet many
-features; LEEP and NCE add the source's own classifier at next to no cost; kNN is the baseline that
-published comparisons find hard to beat. No one of them wins everywhere.
+DEFAULT_PROXIES: tuple[str, ...] = ("logme", "knn", "ncti")
+"""The proxies that run in every study, chosen by evidence (docs/proxies.md): on 264 fine-tuned candidates LogME,
+kNN and NCTI rank best alone, add most to the static rankings, and together with the size do better than all
+proxies together. They share one decomposition and err differently: LogME sees what a linear model could do, kNN what
+the neighbourhoods say, NCTI how far the classes have collapsed.
 """
 
 

@@ -14,6 +14,12 @@ from autotransfer.quantities import parse_duration
 _REPOSITORY_SPACES = Path(__file__).parents[2] / "search_spaces"
 
 
+def _default_proxies() -> list[str]:
+    from autotransfer.proxies import DEFAULT_PROXIES  # imports torch
+
+    return list(DEFAULT_PROXIES)
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -100,7 +106,7 @@ class Space(_Strict):
     metric: str = "accuracy"
     budget: str | float | None = None
     trials: Annotated[int, Field(ge=1)] | None = None
-    proxies: list[str] = ["logme", "regularized_h_score", "leep", "nce", "knn"]
+    proxies: list[str] = Field(default_factory=_default_proxies)
     parameters: Parameters = Parameters()
     training: Training = Training()
     probing: Probing = Probing()

@@ -1,7 +1,7 @@
 """How well do proxies, static rankings and their combination rank candidates by fine-tuned score?
 
     python tests/benchmarks/ranking.py measure --data ../shared/data --sources ../shared/sources --table ranking.csv
-    python tests/benchmarks/ranking.py evaluate ranking.csv
+    python tests/benchmarks/ranking.py evaluate tests/benchmarks/ranking.csv
     python tests/benchmarks/ranking.py published ../shared/tables
 
 `measure` fine-tunes (source, level) pairs on real datasets, few images a class, and writes one row for each:
@@ -14,6 +14,7 @@ tau when the proxy joins the static rankings. `published` replays published fine
 """
 
 import argparse
+import itertools
 import sys
 import tempfile
 import time
@@ -24,6 +25,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import kendalltau, weightedtau
 
+from autotransfer.proxies import DEFAULT_PROXIES
 from autotransfer.proxies.combine import combine
 
 SLOW = {"n_leep", "logistic_cv", "ridge_loo"}
@@ -160,9 +162,23 @@ def evaluate(table: pd.DataFrame, candidate: tuple[str, ...] = ("source", "level
         lines.append({"ranking": "proxies, combined", **together(proxies, learnt=False).mean()})
         lines.append({"ranking": "all, combined", **together(columns, learnt=False).mean()})
         lines.append({"ranking": "all, combined, learnt prior", **together(columns, learnt=True).mean()})
+    if set(DEFAULT_PROXIES) <= set(proxies):
+        default = together(["parameters", *DEFAULT_PROXIES], learnt=False)
+        lines.append({"ranking": f"default: {', '.join(DEFAULT_PROXIES)}, size", **default.mean()})
+        lines.append({"ranking": "three proxies and size, chosen elsewhere", **chosen_elsewhere(together, proxies)})
     lines.append({"ranking": "chance", "weighted_tau": 0.0, "tau": 0.0, "regret": chance(table)})
     print(f"{table['dataset'].nunique()} datasets, {len(table)} fine-tuned candidates")
     print(pd.DataFrame(lines).round(3).to_string(index=False, na_rep="-"), "\n", flush=True)
+
+
+def chosen_elsewhere(together: Callable[[list[str], bool], pd.DataFrame], proxies: list[str]) -> pd.Series:
+    """What the best three proxies reach, with the size, when they are chosen without the dataset they are judged on."""
+    subsets = {three: together(["parameters", *three], False) for three in itertools.combinations(proxies, 3)}
+    tau = pd.DataFrame({three: frame["weighted_tau"] for three, frame in subsets.items()})
+    kept = {dataset: tau.drop(index=dataset).mean().idxmax() for dataset in tau.index}
+    for three, datasets in pd.Series(kept).groupby(pd.Series(kept)).groups.items():
+        print(f"chosen without {', '.join(datasets)}: {', '.join(three)}")
+    return pd.DataFrame([subsets[three].loc[dataset] for dataset, three in kept.items()]).mean()
 
 
 def judged(table: pd.DataFrame, predict: Callable[[pd.DataFrame, str], np.ndarray]) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """Distilled sources: the pictures are generated, the labels are a teacher's answers."""
 
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import timm
@@ -30,7 +31,7 @@ class MeanColour(nn.Module):
     """A teacher whose first three classes are the mean of the channels."""
 
     num_classes = 1000
-    pretrained_cfg = {"input_size": (3, 96, 96), "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+    pretrained_cfg: ClassVar = {"input_size": (3, 96, 96), "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return F.pad(images.float().mean((2, 3)) * 8, (0, 997))

@@ -73,5 +73,9 @@ def _explained(statistics: FeatureStatistics) -> torch.Tensor:
     cross = statistics.spectrum.cross
     if statistics.targets.task == "classification":
         return (cross**2 / statistics.counts).sum(1)
-    inverse: torch.Tensor = torch.linalg.pinv(statistics.targets.scatter, hermitian=True, rtol=_RELATIVE_CUT)
+    varying = statistics.targets.varying
+    scatter = statistics.targets.scatter[varying][:, varying]
+    units = scatter.diagonal().sqrt()
+    inverse: torch.Tensor = torch.linalg.pinv(scatter / torch.outer(units, units), hermitian=True, rtol=_RELATIVE_CUT)
+    cross = cross[:, varying] / units
     return ((cross @ inverse) * cross).sum(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from autotransfer.errors import ProxyError
 from autotransfer.proxies.statistics import FeatureStatistics
 
 _BLOCK_ENTRIES = 8_000_000
@@ -32,6 +33,8 @@ def knn(statistics: FeatureStatistics, neighbours: int = 5, exact: bool = True) 
     scaling single features. Misleads where classes hold fewer than k samples, and its standard error is
     that of a share: 1.6 % at most for 1,000 asked.
     """
+    if neighbours < 1:
+        raise ProxyError(f"knn needs at least one neighbour, not {neighbours}.")
     bounded = not exact and statistics.samples > _EXACT_SAMPLES
     kept = statistics.spread_rows(_MOST_CANDIDATES if bounded else statistics.samples)
     asked = statistics.spread_rows(_MOST_ASKED if bounded else statistics.samples, of=len(kept))

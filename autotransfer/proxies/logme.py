@@ -78,7 +78,7 @@ def logme(statistics: FeatureStatistics) -> float:
         if not bool(active.any()):
             break
         ridge = torch.where(active, updated, ridge)
-    return float(evidence.mean())
+    return float(evidence[statistics.targets.varying].mean())
 
 
 def _fit(statistics: FeatureStatistics, ridge: torch.Tensor) -> _Fit:

@@ -10,6 +10,8 @@ from autotransfer.proxies.statistics import FeatureStatistics
 
 _MOST_SAMPLES = 5_000
 _BLOCK_ROWS = 500
+_DECIMALS = 10
+"""Distances that are equal but for rounding share their rank."""
 
 
 def parc(statistics: FeatureStatistics) -> float:
@@ -36,7 +38,7 @@ def parc(statistics: FeatureStatistics) -> float:
     for start in range(0, len(rows), _BLOCK_ROWS):
         block = rows[start : start + _BLOCK_ROWS]
         above = torch.ones(len(block), len(rows) - start, device=rows.device).triu(1).bool()
-        distances.append((1 - block @ rows[start:].T)[above])
+        distances.append((1 - block @ rows[start:].T)[above].round(decimals=_DECIMALS))
         different.append((labels[start : start + _BLOCK_ROWS, None] != labels[None, start:])[above])
     return 100 * rank_biserial(torch.cat(distances), torch.cat(different))
 

@@ -14,7 +14,7 @@ import torch
 from autotransfer.errors import ProxyError
 from autotransfer.proxies.catalogue import CATALOGUE, Proxy
 from autotransfer.proxies.statistics import FeatureStatistics
-from autotransfer.proxies.targets import Task
+from autotransfer.proxies.targets import Task, read_array
 
 DEFAULT_PROXIES: tuple[str, ...] = ("logme", "knn", "ncti")
 """The proxies that run in every study, chosen by evidence (docs/proxies.md): on 264 fine-tuned candidates LogME,
@@ -22,6 +22,9 @@ kNN and NCTI rank best alone, add most to the static rankings, and together with
 proxies together. They share one decomposition and err differently: LogME sees what a linear model could do, kNN what
 the neighbourhoods say, NCTI how far the classes have collapsed.
 """
+
+
+_LARGEST_GAP = 0.02
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def compute_proxies(
     labels: torch.Tensor | np.ndarray,
     *,
     probabilities: torch.Tensor | np.ndarray | None = None,
-    names: Sequence[str] = DEFAULT_PROXIES,
+    names: Sequence[str] | None = None,
     task: Task | None = None,
     dimension: int | None = None,
 ) -> dict[str, ProxyValue]:
@@ -76,7 +79,7 @@ def compute_proxies(
         labels: [n] integer classes, [n, L] 0/1 label sets, or real values [n] or [n, T].
         probabilities: [n, S] class probabilities of the source's own classifier, where it has one. Proxies
             that need them are left out of the result without it.
-        names: Which proxies.
+        names: Which proxies; None takes those of `DEFAULT_PROXIES` that are defined for the target.
         task: Overrides the task that the labels' dtype and shape say.
         dimension: Measure on that many principal components, scaled to mean variance 1
             (`FeatureStatistics.reduced`), so that values compare across sources of different width. None
@@ -97,27 +100,33 @@ def compute_proxies(
         >>> compute_proxies(features, labels, names=["knn"])["knn"].value > 0.9
         True
     """
-    proxies = [get_proxy(name) for name in names]
+    proxies = [get_proxy(name) for name in names or ()]
     statistics = FeatureStatistics(features, labels, task=task)
+    if names is None:
+        proxies = [one for one in map(get_proxy, DEFAULT_PROXIES) if statistics.targets.task in one.tasks]
     for proxy in proxies:
         if statistics.targets.task not in proxy.tasks:
             needs = " or ".join(proxy.tasks)
             raise ProxyError(f"{proxy.name} is not defined for {statistics.targets.task}, only for {needs}.")
     checked = None if probabilities is None else _read_probabilities(probabilities, statistics)
-    given_classes = statistics.targets.given_labels if checked is not None else None
+    asked = checked is not None and any(proxy.of_probabilities for proxy in proxies)
+    given_classes = statistics.targets.given_labels if asked else None
     if dimension is not None:
         statistics = statistics.reduced(dimension)
     result: dict[str, ProxyValue] = {}
     for proxy in proxies:
         started = time.perf_counter()
         if proxy.of_features is not None:
-            value = proxy.of_features(statistics)
+            try:
+                value = proxy.of_features(statistics)
+            except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+                raise ProxyError(f"{proxy.name} cannot be solved on these features: {error}") from error
         elif proxy.of_probabilities is not None and checked is not None and given_classes is not None:
             value = proxy.of_probabilities(checked, given_classes)
         else:
             continue
         if not math.isfinite(value):
-            raise ProxyError(f"{proxy.name} has no finite value on these features; rescale them to about unit size.")
+            raise ProxyError(f"{proxy.name} has no finite value; rescale features and targets to about unit size.")
         reason = _doubt(proxy, statistics)
         result[proxy.name] = ProxyValue(value, reason is None, reason, time.perf_counter() - started)
     return result
@@ -125,7 +134,7 @@ def compute_proxies(
 
 def _read_probabilities(probabilities: torch.Tensor | np.ndarray, statistics: FeatureStatistics) -> torch.Tensor:
     """Checked probabilities in the caller's order, on the features' device."""
-    given = torch.as_tensor(probabilities).detach().to(statistics.device)
+    given = read_array(probabilities, "probabilities").to(statistics.device)
     if given.ndim != 2 or given.shape[0] != statistics.samples or given.shape[1] < 1:
         raise ProxyError(f"probabilities must be [{statistics.samples}, S] but have shape {tuple(given.shape)}.")
     if given.dtype not in (torch.float32, torch.float64):
@@ -133,13 +142,23 @@ def _read_probabilities(probabilities: torch.Tensor | np.ndarray, statistics: Fe
     low, high = torch.aminmax(given)
     if not (float(low) >= 0.0 and float(high) <= 1.0 + 1e-3):
         raise ProxyError("probabilities must lie between 0 and 1; pass softmax outputs, not logits.")
+    if float((given.sum(1, dtype=torch.float64) - 1).abs().max()) > _LARGEST_GAP:
+        raise ProxyError("probabilities must sum to 1 in every row; pass softmax outputs over all classes.")
     return given
 
 
 def _doubt(proxy: Proxy, statistics: FeatureStatistics) -> str | None:
     """Why this proxy misleads on this input, or None."""
-    needed = proxy.samples_per_dimension * statistics.dimension
-    if statistics.samples < needed:
-        factor = "" if proxy.samples_per_dimension == 1 else f"{proxy.samples_per_dimension:g} "
-        return f"n < {factor}D ({statistics.samples} samples, {statistics.dimension} features)"
-    return None
+    if proxy.never_trusted:
+        return proxy.never_trusted
+    if not proxy.samples_per_dimension:
+        return None
+    counted = min(statistics.dimension, proxy.counted_dimensions or statistics.dimension)
+    classes = statistics.classes if proxy.per_class else 1
+    if statistics.samples >= proxy.samples_per_dimension * counted * classes:
+        return None
+    factor = "" if proxy.samples_per_dimension == 1 else f"{proxy.samples_per_dimension:g} "
+    what = f"{statistics.samples} samples, {statistics.dimension} features"
+    if proxy.per_class:
+        return f"n < {factor}C D ({what}, {statistics.classes} classes)"
+    return f"n < {factor}D ({what})" if counted == statistics.dimension else f"n < {factor}x {counted} ({what})"

@@ -15,6 +15,7 @@ _PENALTIES = tuple(10.0**power for power in range(-6, 5))
 _LEAST_SLACK = 1e-9
 _LEAST_RELATIVE_PENALTY = 1e-13
 _PANEL_COLUMNS = 256
+_AMPLE_SAMPLES = 3
 _LEAST_VARIANCE = 1e-300
 
 
@@ -52,14 +53,14 @@ def ridge_loo(statistics: FeatureStatistics, penalty: float | None = None) -> fl
         left_out[rows] = actual[rows] - (actual[rows] - fitted) / slack
     if targets.task == "classification":
         return float((left_out.argmax(1) == statistics.labels).to(torch.float64).mean())
-    return _mean_r_squared(actual, left_out)
+    return _mean_r_squared(actual[:, targets.varying], left_out[:, targets.varying])
 
 
 def _fits_by_samples(statistics: FeatureStatistics, ridge: float) -> Iterator[Fit]:
     """H = 1/n + U Theta / (Theta + lambda) U', from the n x n decomposition."""
     spectrum = statistics.spectrum
     theta = spectrum.eigenvalues
-    vectors = statistics.principal_components(len(theta))[:, : len(theta)] / theta.sqrt()
+    vectors = statistics.left_vectors
     kept = theta / (theta + ridge)
     fitted = statistics.targets.mean + vectors @ (kept[:, None] * spectrum.cross / theta.sqrt()[:, None])
     yield slice(0, statistics.samples), fitted, 1 / statistics.samples + vectors.square() @ kept
@@ -73,10 +74,12 @@ def _fits_by_features(statistics: FeatureStatistics, ridge: float) -> Iterator[F
     weights = torch.cholesky_solve(statistics.cross, lower)
     deviation = max(statistics.total_variation / statistics.samples, _LEAST_VARIANCE) ** 0.5
     identity = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
-    whitening = torch.linalg.solve_triangular(lower, identity, upper=False).T.mul(deviation).to(statistics.dtype)
+    ample = statistics.samples >= _AMPLE_SAMPLES * statistics.dimension  # else leverages near 1 need all digits
+    precision = statistics.dtype if ample else torch.float64
+    whitening = torch.linalg.solve_triangular(lower, identity, upper=False).T.mul(deviation).to(precision)
     for rows, block in statistics.centred_chunks():
         fitted = statistics.targets.mean + block @ weights
-        # the one large product: in the input's precision, and only where the triangle is not zero
+        # the one large product, only where the triangle is not zero
         scaled = block.div_(deviation).to(whitening.dtype)
         leverage = torch.full_like(fitted[:, 0], 1 / statistics.samples)
         for start in range(0, statistics.dimension, _PANEL_COLUMNS):
@@ -118,6 +121,5 @@ def _chosen_penalty(statistics: FeatureStatistics) -> float:
 
 def _mean_r_squared(actual: torch.Tensor, left_out: torch.Tensor) -> float:
     variation = (actual - actual.mean(0)).square().sum(0)
-    varies = variation > 0
     press = (actual - left_out).square().sum(0)
-    return float((1 - press[varies] / variation[varies]).mean())
+    return float((1 - press / variation).mean())

@@ -13,6 +13,8 @@ from autotransfer.proxies.statistics import FeatureStatistics
 
 _LEAST_SHRINKAGE = 1e-10
 _POWER_STEPS = 3
+_SMALLEST = 1e-300
+_ROUNDING = 1e-13
 
 
 @dataclass(frozen=True)
@@ -86,25 +88,30 @@ def sfda(statistics: FeatureStatistics) -> float:
 
 def _largest_eigenvalue(matrix: torch.Tensor) -> float:
     """Three double power steps from the row sums, as published (an estimate, not the exact value)."""
-    left = right = matrix.sum(1)
-    if float(left.norm()) == 0:
+    start = matrix.sum(1)
+    if float(start.abs().max()) == 0:
         return 0.0
+    left = right = start / start.abs().max()  # unscaled, its square may overflow
     for _ in range(_POWER_STEPS):
-        left = torch.nn.functional.normalize(matrix @ right, dim=0, eps=0)
-        right = torch.nn.functional.normalize(matrix @ left, dim=0, eps=0)
+        left = torch.nn.functional.normalize(matrix @ right, dim=0, eps=_SMALLEST)
+        right = torch.nn.functional.normalize(matrix @ left, dim=0, eps=_SMALLEST)
     return float(right @ matrix @ left)
 
 
 def _fit(within: torch.Tensor, intensity: float, means: torch.Tensor, counts: torch.Tensor) -> _Discriminant:
     """Discriminant of class means [C, D] under the shrunk within-class covariance."""
+    between = float((counts @ means.square()).sum()) / (float(counts.sum()) * len(within))
     spread = float(within.trace()) / len(within)
-    floor = _LEAST_SHRINKAGE * float((counts @ means.square()).sum()) / (float(counts.sum()) * len(within))
+    if spread <= _ROUNDING * between:  # nothing varies within classes: what is left is rounding
+        within, spread = torch.zeros_like(within), 0.0
     shrunk = (1 - intensity) * within
-    shrunk.diagonal().add_(max(intensity * spread, _LEAST_SHRINKAGE * floor) or 1.0)
+    shrunk.diagonal().add_(max(intensity * spread, _LEAST_SHRINKAGE**2 * between) or 1.0)
     factor, failed = torch.linalg.cholesky_ex(shrunk)
-    if int(failed):
-        shrunk.diagonal().add_(_LEAST_SHRINKAGE * max(spread, floor))
-        factor = torch.linalg.cholesky(shrunk)
+    floor = _LEAST_SHRINKAGE * max(spread, _LEAST_SHRINKAGE * between, _SMALLEST)
+    while int(failed):
+        shrunk.diagonal().add_(floor)
+        floor *= 100
+        factor, failed = torch.linalg.cholesky_ex(shrunk)
     weights = torch.cholesky_solve(means.T, factor)
     offsets = (counts / counts.sum()).log() - 0.5 * (weights * means.T).sum(0)
     return _Discriminant(weights, offsets)

@@ -19,7 +19,7 @@ import torch
 from autotransfer.errors import ProxyError
 from autotransfer.proxies.eigen import Eigen, decompose
 from autotransfer.proxies.gram import CHUNK_ROWS, symmetric_product
-from autotransfer.proxies.targets import Targets, Task, read_targets
+from autotransfer.proxies.targets import Targets, Task, read_array, read_targets
 
 _RANK_TOLERANCE = 1e-13
 """Eigenvalues at or under this share of the largest are rounding error of a float64 Gram matrix."""
@@ -30,7 +30,7 @@ _CONSTANT_TOLERANCE = 1e-26
 _SHIFT_ROWS = 256
 
 _LARGEST_MAGNITUDE = 1e70
-"""Fourth powers of larger values overflow float64."""
+"""Fourth powers of larger values overflow float64, those of values under its inverse vanish."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class FeatureStatistics:
         Raises:
             ProxyError: Wrong shapes, fewer than two samples, NaN or infinite values, one class only.
         """
-        rows = torch.as_tensor(features).detach()
+        rows = read_array(features, "features")
         if rows.ndim != 2 or rows.shape[0] < 2 or rows.shape[1] < 1:
             raise ProxyError(f"features must be [n >= 2, D >= 1] but have shape {tuple(rows.shape)}.")
         if rows.dtype not in (torch.float32, torch.float64):
@@ -107,8 +107,8 @@ class FeatureStatistics:
         largest = max(-float(low), float(high))
         if not largest < float("inf"):
             raise ProxyError("features contain NaN or infinite values; check what the source gave for this target.")
-        if largest > _LARGEST_MAGNITUDE:
-            raise ProxyError(f"features reach {largest:.3g}; rescale them under {_LARGEST_MAGNITUDE:.0e}.")
+        if largest > _LARGEST_MAGNITUDE or 0 < largest < 1 / _LARGEST_MAGNITUDE:
+            raise ProxyError(f"features reach {largest:.3g} at most; rescale them to about unit size.")
 
     @property
     def samples(self) -> int:
@@ -280,6 +280,11 @@ class FeatureStatistics:
         return Spectrum(values, cross, mean, remainder)
 
     @cached_property
+    def left_vectors(self) -> torch.Tensor:
+        """[n, r] = U, the eigenvectors of Xc Xc' where `wide`, with the signs of the spectrum."""
+        return self._eigen.vectors(len(self.spectrum.eigenvalues))
+
+    @cached_property
     def within_scatter(self) -> torch.Tensor:
         """[D, D] sum over classes of the squared deviations from the class means."""
         offsets = self.class_offsets
@@ -291,7 +296,8 @@ class FeatureStatistics:
     def principal_components(self, components: int) -> torch.Tensor:
         """[n, min(components, n, D)] centred rows on the leading eigenvectors, float64.
 
-        Directions without variance are columns of zeros.
+        Directions without variance are columns of zeros. An eigenvector's sign is arbitrary: here the largest
+        value of a column is positive.
         """
         width = min(components, self.samples, self.dimension)
         cached = self._components.get(width)
@@ -304,6 +310,8 @@ class FeatureStatistics:
             else:
                 for rows, block in self.centred_chunks():
                     cached[rows, : len(values)] = block @ vectors
+            largest = cached.gather(0, cached.abs().argmax(0, keepdim=True))
+            cached.mul_(torch.where(largest < 0, -1.0, 1.0))
             self._components[width] = cached
         return cached
 

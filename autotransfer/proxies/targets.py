@@ -6,6 +6,7 @@ classes those columns are one-hot and are never built: a product with them is a 
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -70,6 +71,13 @@ class Targets:
         return self.matrix.mean(dim=0)
 
     @cached_property
+    def varying(self) -> torch.Tensor:
+        """[T] whether a column takes more than one value; a label that never occurs does not."""
+        if self.matrix is None:
+            return torch.ones(self.columns, dtype=torch.bool, device=self.class_labels.device)
+        return (self.matrix != self.matrix[0]).any(0)
+
+    @cached_property
     def scatter(self) -> torch.Tensor:
         """[T, T] = Yc'Yc of the centred columns."""
         if self.matrix is None:
@@ -112,7 +120,7 @@ def read_targets(
     Raises:
         ProxyError: The length does not fit, a value is not finite, or nothing varies (one class).
     """
-    raw = torch.as_tensor(labels).to(device)
+    raw = read_array(labels, "labels").to(device)
     if raw.ndim not in (1, 2) or raw.shape[0] != samples:
         raise ProxyError(f"labels must have {samples} rows, one per feature row, but have shape {tuple(raw.shape)}.")
     task = task or _task_of(raw)
@@ -128,6 +136,25 @@ def read_targets(
     return Targets(task, None, matrix, None)
 
 
+def read_array(array: torch.Tensor | np.ndarray, what: str) -> torch.Tensor:
+    """A tensor of real numbers that shares the array's memory where it can.
+
+    Raises:
+        ProxyError: it holds text, objects or complex numbers.
+    """
+    if isinstance(array, torch.Tensor):
+        if array.dtype.is_complex:
+            raise ProxyError(f"{what} must be real numbers but are {array.dtype}.")
+        return array.detach()
+    values = np.asarray(array)
+    if values.dtype.kind not in "fiub":
+        raise ProxyError(f"{what} must be real numbers but are {values.dtype}; encode classes as integers.")
+    values = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("="))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # it is only read
+        return torch.from_numpy(values)
+
+
 def _task_of(raw: torch.Tensor) -> Task:
     if raw.dtype.is_floating_point:
         return "regression"
@@ -138,7 +165,7 @@ def _read_classes(raw: torch.Tensor) -> Targets:
     if raw.numel() != raw.shape[0]:
         raise ProxyError(f"class labels must be one integer per sample but have shape {tuple(raw.shape)}.")
     flat = raw.reshape(-1)
-    if flat.dtype.is_floating_point and not bool((flat == flat.round()).all()):
+    if flat.dtype.is_floating_point and not bool(((flat == flat.round()) & torch.isfinite(flat)).all()):
         raise ProxyError("class labels must be integers; pass task='regression' for real values.")
     classes, numbered = torch.unique(flat.to(torch.int64), return_inverse=True)
     if len(classes) < 2:

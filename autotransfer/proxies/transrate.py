@@ -8,6 +8,8 @@ from autotransfer.proxies.gram import upper_product
 from autotransfer.proxies.statistics import FeatureStatistics
 
 _DISTORTION = 1e-4
+_LARGEST_FOR_CHOLESKY = 1e8
+_RANK_TOLERANCE = 1e-13
 
 
 def transrate(statistics: FeatureStatistics) -> float:
@@ -42,6 +44,10 @@ def _rate(rows: torch.Tensor) -> torch.Tensor:
     samples, dimension = rows.shape
     smaller = rows.T if samples < dimension else rows
     upper = upper_product([smaller], smaller.shape[1], rows.device)
-    upper.div_(samples * _DISTORTION).diagonal().add_(1)
+    upper.div_(samples * _DISTORTION)
+    if float(upper.trace()) > _LARGEST_FOR_CHOLESKY:  # beside such values the 1 of I + A'A loses its digits
+        values = torch.linalg.eigvalsh(upper, UPLO="U")
+        return 0.5 * torch.log1p(values[values > _RANK_TOLERANCE * values[-1]]).sum()
+    upper.diagonal().add_(1)
     factor: torch.Tensor = torch.linalg.cholesky(upper, upper=True)
     return factor.diagonal().log().sum()

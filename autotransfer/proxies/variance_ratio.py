@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from autotransfer.proxies.statistics import FeatureStatistics
 
-_LEAST_WITHIN = 1e-12
+_LARGEST = 1e12
 
 
 def variance_ratio(statistics: FeatureStatistics) -> float:
@@ -25,4 +25,5 @@ def variance_ratio(statistics: FeatureStatistics) -> float:
     if total == 0:
         return 0.0
     between = float((statistics.cross.square() / statistics.counts).sum())
-    return between / max(total - between, _LEAST_WITHIN * total)
+    within = total - between
+    return min(between / within, _LARGEST) if within > total / _LARGEST else _LARGEST

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import make_example
+from examples import make_example
 
 from autotransfer.errors import ProxyError
 from autotransfer.proxies import DEFAULT_PROXIES, Proxy, compute_proxies, get_proxy, list_proxies
@@ -57,14 +57,13 @@ DEGENERATE = {
     "all rows zero": (np.zeros((12, 4)), np.arange(12) % 3),
     "rows equal within classes": (np.eye(3, 4)[np.arange(12) % 3], np.arange(12) % 3),
     "float16": (BASE.X.astype(np.float16), BASE.y),
-    "huge scale": (BASE.X * 1e30, BASE.y),
-    "tiny scale": (BASE.X * 1e-30, BASE.y),
-    "huge scale, float32": ((BASE.X * 1e30).astype(np.float32), BASE.y),
-    "tiny scale, float32": ((BASE.X * 1e-30).astype(np.float32), BASE.y),
+    "zeros and ones": ((BASE.X > 1.5).astype(float), BASE.y),
+    "one feature far larger than the others": (BASE.X * np.array([1e12, 1, 1, 1, 1, 1]), np.arange(48) // 2),
     "mean far from zero": (BASE.X + 1e6, BASE.y),
     "all classes of one sample": (BASE.X[:5], np.arange(5)),
     "two samples": (BASE.X[:2], np.arange(2)),
 }
+SCALES = [1e3, 1e6, 1e10, 1e30, 1e40, 1e-6, 1e-30, 1e-60]
 
 
 def each(values: tuple[Proxy, ...]) -> pytest.MarkDecorator:
@@ -99,6 +98,19 @@ def test_degenerate_input_gives_a_finite_value_or_a_typed_error(proxy: Proxy, ca
         assert math.isfinite(result.value)
         assert result.trusted == (result.reason is None)
         assert result.seconds >= 0
+
+
+@pytest.mark.parametrize("case", DEGENERATE)
+@pytest.mark.parametrize("kind", [np.float64, np.float32])
+def test_degenerate_input_of_any_scale_gives_finite_values(kind: type, case: str) -> None:
+    names = [name for name in NAMES if name not in ("n_leep", "logistic_cv", "leep", "nce")]
+    X, y = DEGENERATE[case]
+    for scale in SCALES:
+        with np.errstate(over="ignore"):
+            scaled = X.astype(kind) * kind(scale)
+        if np.isfinite(scaled).all():  # not beyond float32
+            result = compute_proxies(scaled, y, names=names)
+            assert all(math.isfinite(one.value) for one in result.values()), scale
 
 
 @each(PROXIES)
@@ -181,6 +193,13 @@ def test_unknown_name_suggests_the_nearest() -> None:
         ({"probabilities": np.full((48, 5), np.nan)}, "between 0 and 1"),
         ({"dimension": 0}, "at least 1"),
         ({"features": BASE.X * 1e200}, "rescale"),
+        ({"features": BASE.X * 1e-160}, "rescale"),
+        ({"features": BASE.X.astype(str)}, "real numbers"),
+        ({"features": BASE.X * 1j}, "real numbers"),
+        ({"features": torch.from_numpy(BASE.X) * 1j}, "real numbers"),
+        ({"labels": np.array(list("abc"))[BASE.y]}, "encode classes as integers"),
+        ({"labels": np.where(BASE.y == 0, np.inf, BASE.y), "task": "classification"}, "must be integers"),
+        ({"probabilities": BASE.P / 3}, "sum to 1"),
     ],
 )
 def test_unusable_input_is_a_typed_error(change: dict[str, object], message: str) -> None:
@@ -195,6 +214,49 @@ def test_few_samples_are_declared() -> None:
     result = compute_proxies(wide.X, wide.y, names=["logme", "knn"])
     assert not result["logme"].trusted and result["knn"].trusted
     assert result["logme"].reason == "n < D (20 samples, 50 features)"
+
+
+@pytest.mark.parametrize("name", ["transrate", "lda", "sfda", "gbc", "ncti", "h_score"])
+def test_a_proxy_that_ranks_wide_noise_high_says_when_it_has_too_few_samples(name: str) -> None:
+    one = make_example(60, 50, 3, 0.5, seed=2)
+    found = compute_proxies(one.X, one.y, names=[name])[name]
+    assert not found.trusted and "60 samples, 50 features" in str(found.reason)
+
+
+def test_energy_is_for_information_only() -> None:
+    assert "labels" in str(compute_proxies(BASE.X, BASE.y, names=["energy"])["energy"].reason)
+
+
+def test_the_default_is_what_is_defined_for_the_target() -> None:
+    assert list(compute_proxies(BASE.X, BASE.y)) == list(DEFAULT_PROXIES)
+    assert list(compute_proxies(BASE.X, BASE.X[:, 0])) == ["logme"]
+    assert list(compute_proxies(BASE.X, BASE.X[:, 0], probabilities=BASE.P, names=["h_score"])) == ["h_score"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_any_memory_layout_is_read() -> None:
+    frozen = BASE.X.copy()
+    frozen.flags.writeable = False
+    expected = compute_proxies(BASE.X, BASE.y)["logme"].value
+    assert compute_proxies(frozen, BASE.y)["logme"].value == expected
+    assert compute_proxies(BASE.X.astype(">f8"), BASE.y.astype(">i4"))["logme"].value == expected
+    assert compute_proxies(np.asfortranarray(BASE.X), BASE.y)["logme"].value == expected
+    assert compute_proxies(BASE.X[::-1], BASE.y[::-1])["logme"].value == pytest.approx(expected, rel=1e-12)
+
+
+@each(tuple(proxy for proxy in PROXIES if "multilabel" in proxy.tasks))
+def test_a_label_that_never_occurs_changes_nothing(proxy: Proxy) -> None:
+    labels = np.eye(3, dtype=int)[BASE.y]
+    padded = np.column_stack([labels, np.zeros(48, int), np.ones(48, int)])
+    values = [compute_proxies(BASE.X, Y, names=[proxy.name])[proxy.name].value for Y in (labels, padded)]
+    assert values[0] == pytest.approx(values[1], rel=1e-9)
+
+
+@pytest.mark.parametrize("name", ["h_score", "regularized_h_score", "ridge_loo"])
+def test_the_units_of_a_target_column_do_not_matter(name: str) -> None:
+    Y = np.random.default_rng(1).standard_normal((48, 2)) + BASE.X[:, :2]
+    values = [compute_proxies(BASE.X, Y * [1, unit], names=[name])[name].value for unit in (1, 1e6)]
+    assert values[0] == pytest.approx(values[1], rel=1e-6)
 
 
 def test_import_does_not_load_scikit_learn() -> None:

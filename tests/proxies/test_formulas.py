@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import slow_formulas as slow
-from conftest import Example, make_example
+from examples import Example, make_example
 
 from autotransfer.proxies import FeatureStatistics, compute_proxies
 from autotransfer.proxies.h_score import h_score
@@ -103,3 +103,35 @@ def test_h_score_of_one_hot_columns_is_the_class_formula() -> None:
     one = make_example(80, 6, 3, 0.5, seed=19)
     classes = h_score(FeatureStatistics(one.X, one.y))
     assert h_score(FeatureStatistics(one.X, slow.one_hot(one.y), task="regression")) == pytest.approx(classes)
+
+
+@pytest.mark.parametrize("features", ["two", "zeros and ones", "repeated rows"])
+def test_parc_ranks_equal_distances_alike(features: str) -> None:
+    one = make_example(40, 6, 3, 0.5, seed=4)
+    X = {"two": one.X[:, :2], "zeros and ones": (one.X > 1.5).astype(float), "repeated rows": one.X.repeat(2, 0)}[
+        features
+    ]
+    y = one.y.repeat(2) if features == "repeated rows" else one.y
+    order = np.random.default_rng(0).permutation(len(y))
+    value = compute_proxies(X, y, names=["parc"])["parc"].value
+    assert value == pytest.approx(slow.parc(X, y), abs=1e-6)
+    assert value == pytest.approx(compute_proxies(X[order], y[order], names=["parc"])["parc"].value, abs=1e-9)
+
+
+@pytest.mark.parametrize("samples", [60, 100, 200])
+def test_ridge_in_float32_equals_refits_where_samples_are_few(samples: int) -> None:
+    one = make_example(samples, 59, 3, 0.5, seed=6)
+    X = one.X.astype(np.float32)
+    target = one.X[:, 0] + np.random.default_rng(2).standard_normal(samples)
+    for penalty in (1e-3, 1.0):
+        single, double = (ridge_loo(FeatureStatistics(Z, target), penalty) for Z in (X, X.astype(np.float64)))
+        assert single == pytest.approx(double, rel=1e-5, abs=1e-6)
+
+
+def test_transrate_of_scaled_features_is_that_of_its_eigenvalues() -> None:
+    one = make_example(48, 6, 3, 0.6, seed=23)
+    for scale in (1.0, 1e3, 1e5, 1e7):
+        X = scale * one.X
+        doubled = compute_proxies(np.column_stack([X, X]), one.y, names=["transrate"])["transrate"].value
+        # the columns twice: every eigenvalue twice as large, the others zero
+        assert doubled == pytest.approx(slow.transrate(np.sqrt(2) * X, one.y), rel=1e-6)

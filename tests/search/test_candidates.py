@@ -76,10 +76,8 @@ def test_a_proxy_that_is_not_trusted_does_not_count(pool, values):
         replace(candidate, proxies={**candidate.proxies, "h_score": ProxyValue(value, False, "n < 2D", 0.0)})
         for candidate, value in zip(pool.candidates, values, strict=True)
     ]
-    ordered = _ordered(doubtful)
-    assert [(c.source.name, c.level, c.expected) for c in ordered] == [
-        (c.source.name, c.level, c.expected) for c in pool.candidates
-    ]
+    expected = {(c.source.name, c.level): c.expected for c in pool.candidates}
+    assert {(c.source.name, c.level): c.expected for c in _ordered(doubtful)} == pytest.approx(expected, abs=1e-12)
 
 
 def test_without_any_trusted_proxy_the_larger_network_is_expected_to_be_better(pool):

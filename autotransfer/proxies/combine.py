@@ -38,9 +38,10 @@ class Combined:
 def combine(proxies: Mapping[str, Sequence[float] | Array], prior: Mapping[str, float] | None = None) -> Combined:
     """Combine proxies, higher is better in each, over the same candidates of one target.
 
-    With r_pi the percentile of candidate i under proxy p (ties share their mean; between 0 and 1), the weight
-    of p is w_p = prior_p * max(0.05, rho_p), where rho_p is the Spearman correlation of r_p with the mean of
-    all other proxies; expected_i = sum_p w_p r_pi / sum_p w_p over the proxies that are known for i.
+    With r_pi the percentile of candidate i under proxy p (ties share their mean; between 0 and 1), the weight of
+    p is w_p = prior_p * max(0.05, s_p rho_p), where rho_p is the Spearman correlation of r_p with the mean of all
+    other proxies and s_p the share of the candidates that it is known for; expected_i = sum_p w_p r_pi / sum_p
+    w_p over the proxies that are known for i.
 
     Args:
         proxies: name to values [n]; NaN where a value is missing or not to be trusted.
@@ -89,7 +90,10 @@ def _uncertainty(table: Array, counted: Array, mass: Array, expected: Array, kno
 
 
 def _agreement(name: str, ranks: Mapping[str, Array]) -> float:
-    """Spearman's correlation of one proxy with the mean of the others, at least the smallest weight."""
+    """Spearman's correlation of one proxy with the mean of the others times the share it is known for.
+
+    At least the smallest weight: also where hardly anything shows whether it agrees.
+    """
     others = [rank for other, rank in ranks.items() if other != name]
     if not others:
         return 1.0
@@ -98,11 +102,11 @@ def _agreement(name: str, ranks: Mapping[str, Array]) -> float:
     mean = np.nan_to_num(stacked).sum(axis=0) / np.maximum(present.sum(axis=0), 1)
     both = ~np.isnan(ranks[name]) & present.any(axis=0)
     if both.sum() < 3:
-        return 1.0
+        return _SMALLEST_WEIGHT
     first, second = _percentiles(ranks[name][both]), _percentiles(mean[both])
     if np.ptp(first) == 0 or np.ptp(second) == 0:
         return _SMALLEST_WEIGHT
-    return max(_SMALLEST_WEIGHT, float(np.corrcoef(first, second)[0, 1]))
+    return max(_SMALLEST_WEIGHT, float(both.mean() * np.corrcoef(first, second)[0, 1]))
 
 
 def _percentiles(values: Array) -> Array:

@@ -35,7 +35,7 @@ class Eigen(Protocol):
 
 
 def decompose(matrix: torch.Tensor) -> Eigen:
-    """Decompose a symmetric float64 matrix [m, m] where it lies, in O(m^3)."""
+    """Decompose a symmetric float64 matrix [m, m] on the device where it lies, in O(m^3)."""
     return TridiagonalEigen(matrix) if matrix.device.type == "cpu" else DenseEigen(matrix)
 
 

@@ -15,6 +15,9 @@ def lda(statistics: FeatureStatistics) -> float:
 
     This is the posterior of unit spherical Gaussians around the class means.
 
+    Args:
+        statistics: n x D features with classes.
+
     Returns:
         In [0, 1]; higher is better; sum_c (n_c / n)^2 for constant features.
 
@@ -22,7 +25,7 @@ def lda(statistics: FeatureStatistics) -> float:
 
     Invariant to sample order, class renaming, rotation and shifts; not to scaling (the variance is taken as
     1), so compare it on features of one scale (`FeatureStatistics.reduced`). Misleads where classes differ in
-    shape or a few features dominate the variance.
+    shape, a few features dominate the variance, or noise is wide (n < 2 D).
     """
     offsets = statistics.class_offsets
     biases = (statistics.counts / statistics.samples).log() - 0.5 * offsets.square().sum(1)
@@ -38,13 +41,17 @@ def energy(statistics: FeatureStatistics) -> float:
 
         e_n = log sum_d exp(x_nd);   energy = mean of the floor(0.005 n) smallest e_n (at least one)
 
+    Args:
+        statistics: n x D features with classes.
+
     Returns:
         A finite float, at least the smallest feature value; higher is better.
 
     Complexity: one pass, n D exponentials.
 
-    Invariant to sample order and to the order of features; ignores the labels altogether. Not invariant to
-    rotation, shifts or scaling. Misleads between families: it grows with log D and with the scale.
+    Invariant to sample order and to the order of features; ignores the labels altogether, so it is never trusted
+    here. Not invariant to rotation, shifts or scaling. Misleads between families: it grows with log D and the
+    scale, also for noise.
     """
     values = [
         torch.logsumexp(statistics.rows(slice(start, start + CHUNK_ROWS)), 1).to(torch.float64)

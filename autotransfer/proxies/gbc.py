@@ -36,13 +36,17 @@ def gbc(statistics: FeatureStatistics) -> float:
         D_B(i, j) = sum_d (m_i - m_j)^2 / (8 v) + 1/2 log(v / sqrt(v_i v_j)),   v = (v_i + v_j) / 2
         GBC = - sum_{i != j} exp(-D_B(i, j))          (ordered pairs)
 
+    Args:
+        statistics: n x D features with classes.
+
     Returns:
         In [-C (C - 1), 0]; higher (nearer 0) is better; -C (C - 1) for constant features.
 
     Complexity: the shared decomposition, n D 64 for the projection, C^2 64.
 
     Invariant to sample order, class renaming and rotation; not to scaling, because variances are floored at
-    1e-4. Misleads where classes hold few samples (one sample looks like a point).
+    1e-4. Misleads where classes hold few samples (one sample looks like a point; under 128 samples noise of
+    any width looks separated).
     """
     return bhattacharyya_score(_fit(statistics))
 
@@ -55,7 +59,15 @@ def gbc_spherical(statistics: FeatureStatistics) -> float:
 
         D_B(i, j) = |m_i - m_j|^2 / (8 v) + 1/2 log(v / sqrt(v_i v_j))
 
-    Range, complexity and invariances as `gbc`.
+    Args:
+        statistics: n x D features with classes.
+
+    Returns:
+        In [-C (C - 1), 0]; higher (nearer 0) is better; -C (C - 1) for constant features.
+
+    Complexity: the shared decomposition, n D 64 for the projection, C^2 64.
+
+    Invariant as `gbc`. Misleads as `gbc`, and where classes differ in shape.
     """
     gaussians = _fit(statistics)
     spherical = gaussians.variances.mean(1)

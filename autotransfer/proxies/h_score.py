@@ -17,13 +17,17 @@ def h_score(statistics: FeatureStatistics) -> float:
     so the score is the sum of squared canonical correlations of X and Y, tr(Sxx^+ Sxy Syy^+ Syx); with
     one-hot columns that is the class formula exactly.
 
+    Args:
+        statistics: n x D features with classes, label sets or real values.
+
     Returns:
         In [0, min(C - 1, D, n - 1)] (or [0, min(T, D)]); higher is better; 0 for constant features.
 
     Complexity: the shared decomposition, then O(r T).
 
-    Invariant to sample order, class renaming, scaling and any invertible linear map of the features.
-    Misleads where n is not far above D: at n <= D every target is explained perfectly.
+    Invariant to sample order, class renaming, shifts, overall scaling and rotation, and to any invertible
+    linear map that keeps the features' variances within ten decades. Misleads where n is not far above D: noise
+    of D features explains (C - 1) D / (n - 1), at n <= D every target is explained perfectly.
     """
     theta = statistics.spectrum.eigenvalues
     kept = theta > _RELATIVE_CUT * theta[:1].sum()
@@ -37,6 +41,9 @@ def regularized_h_score(statistics: FeatureStatistics) -> float:
         score = (1 - a) tr(S_a^-1 cov(E[X|y])), the last covariance with 1 / (n - 1)
 
     `shrinkage` gives a. Other targets than classes as in `h_score`.
+
+    Args:
+        statistics: n x D features with classes, label sets or real values.
 
     Returns:
         In [0, about min(C - 1, D)]; higher is better; 0 for constant features.

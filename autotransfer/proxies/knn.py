@@ -14,7 +14,9 @@ _MOST_CANDIDATES = 5_000
 
 
 def knn(statistics: FeatureStatistics, neighbours: int = 5, exact: bool = True) -> float:
-    """Share of samples whose k nearest other samples (Euclidean) vote for their class (Cover, Hart, 1967).
+    """Share of samples whose k nearest other samples vote for their class (Cover and Hart, IEEE TIT 1967).
+
+        knn = 1/n sum_n [ y_n = mode of y_m over the k samples m != n with the least |x_n - x_m| ]
 
     Majority vote; a tie goes to the tied class with the nearest member. k is at most n - 1.
 
@@ -25,13 +27,16 @@ def knn(statistics: FeatureStatistics, neighbours: int = 5, exact: bool = True) 
             candidates, both evenly spaced in class order and so the same for every source.
 
     Returns:
-        Accuracy in [0, 1].
+        Accuracy in [0, 1]; higher is better.
+
+    Raises:
+        ProxyError: no neighbour is asked for.
 
     Complexity: O(n^2 D) in blocks; memory 64 MB besides the candidates.
 
-    Invariant to sample order (up to equal distances), class renaming, rotation and overall scaling, not to
-    scaling single features. Misleads where classes hold fewer than k samples, and its standard error is
-    that of a share: 1.6 % at most for 1,000 asked.
+    Invariant to rotation, shifts and overall scaling, not to scaling single features; to sample order and class
+    renaming up to equal distances and, where the cost is bounded, up to which samples are asked. Misleads where
+    classes hold fewer than k samples, and its standard error is that of a share: 1.6 % at most for 1,000 asked.
     """
     if neighbours < 1:
         raise ProxyError(f"knn needs at least one neighbour, not {neighbours}.")

@@ -28,6 +28,9 @@ def n_leep(statistics: FeatureStatistics) -> float:
     The mean of probabilities, not of their logarithms, is what the public comparisons report. Covariances are
     full; diagonal where full ones would exceed 400 MB; regularised step by step where a component collapses.
 
+    Args:
+        statistics: n x D features with classes.
+
     Returns:
         In (0, 1]; higher is better; sum_c (n_c / n)^2 for constant features.
 

@@ -42,6 +42,9 @@ def ncti(statistics: FeatureStatistics) -> float:
 
     `collapse_components` gives the published three for those who rescale over a pool.
 
+    Args:
+        statistics: n x D features with classes.
+
     Returns:
         In [-1, 2]; higher is better; sum_c (n_c / n)^2 minus var' for constant features.
 

@@ -25,12 +25,16 @@ def parc(statistics: FeatureStatistics) -> float:
     with average ranks over the n = n_0 + n_1 pairs. No PCA (the published one is randomised). Above 5,000
     samples an evenly spaced stratified 5,000 stand for all.
 
+    Args:
+        statistics: n x D features with classes.
+
     Returns:
         In [-100, 100]; higher is better; 0 where all distances are equal or no class has two samples.
 
-    Complexity: n^2 D and a sort of n^2 / 2 values; memory 24 bytes a pair.
+    Complexity: n^2 D and a sort of n^2 / 2 values; memory about 90 bytes a pair (1.1 GB for 5,000 samples).
 
-    Invariant to sample order, class renaming, and shifting or scaling of single features; not to rotation.
+    Invariant to sample order and class renaming (above 5,000 samples up to which are taken), and to shifts and
+    positive scaling of single features; not to rotation or to the sign of a feature.
     Misleads where classes are spread over several clusters; noisy under some tens of samples.
     """
     rows, labels = _standardised(statistics)

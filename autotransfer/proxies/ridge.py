@@ -94,7 +94,15 @@ def linear_mse(statistics: FeatureStatistics, penalty: float = 0.0) -> float:
 
         - min_{A, b} 1/n |Y - X A - b|_F^2 + penalty |A|_F^2
 
-    Complexity: the shared decomposition, then O(r T).
+    Args:
+        statistics: n x D features with any target.
+        penalty: of the squared weights, at least 0.
+
+    Returns:
+        At most 0; higher is better; minus the target's variance for constant features.
+
+    Complexity: the shared decomposition, then O(r T). Misleads where n is not far above D (it is no estimate of
+    what new samples cost).
     """
     spectrum, targets = statistics.spectrum, statistics.targets
     explained = (spectrum.cross.square() / (spectrum.eigenvalues + statistics.samples * penalty)[:, None]).sum()

@@ -40,6 +40,9 @@ def sfda(statistics: FeatureStatistics) -> float:
 
     lambda_max comes from three double power steps, as its authors do.
 
+    Args:
+        statistics: n x D features with classes.
+
     Returns:
         In (0, 1]; higher is better; the squared class frequencies, summed, where nothing varies within
         classes and between them.

@@ -20,6 +20,9 @@ def transrate(statistics: FeatureStatistics) -> float:
 
     Z_c are the rows of class c of Z, not centred again; classes weigh the same.
 
+    Args:
+        statistics: n x D features with classes.
+
     Returns:
         A finite float, unbounded above; higher is better; 0 for constant features.
 

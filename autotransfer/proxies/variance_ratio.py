@@ -12,8 +12,11 @@ def variance_ratio(statistics: FeatureStatistics) -> float:
 
         sum_c n_c |m_c - m|^2 / sum_n |x_n - m_{y_n}|^2
 
+    Args:
+        statistics: n x D features with classes.
+
     Returns:
-        In [0, 1e12]: the cap where nothing varies within classes; 0 for constant features. About
+        In [0, 1e12]; higher is better: the cap where nothing varies within classes; 0 for constant features. About
         (C - 1) / (n - C) for noise, whatever the width.
 
     Complexity: read from the shared pass.

@@ -14,6 +14,7 @@ tau when the proxy joins the static rankings. `published` replays published fine
 """
 
 import argparse
+import functools
 import itertools
 import sys
 import tempfile
@@ -145,10 +146,20 @@ def evaluate(table: pd.DataFrame, candidate: tuple[str, ...] = ("source", "level
     alone = {name: judged(table, lambda rows, _, n=name: rows[n].to_numpy(float)) for name in columns}
     tau = {name: frame["weighted_tau"] for name, frame in alone.items()}
 
+    @functools.cache
+    def prior(name: str, left_out: str) -> float:
+        """How well a ranking does on the other datasets; scores of the one left out never enter."""
+        if name != "mean_elsewhere":
+            return max(0.0, float(tau[name].drop(left_out).mean()))
+        others = table[table["dataset"] != left_out]
+        mean = {d: score.drop(index=[d, left_out]).mean() for d in others["dataset"].unique()}
+        found = judged(others, lambda rows, dataset: rows["candidate"].map(mean[dataset]).to_numpy(float))
+        return max(0.0, float(found["weighted_tau"].mean()))
+
     def together(names: list[str], learnt: bool) -> pd.DataFrame:
         def predict(rows: pd.DataFrame, dataset: str) -> np.ndarray:
-            prior = {n: max(0.0, float(tau[n].drop(dataset).mean())) for n in names} if learnt else None
-            return combine({n: rows[n].to_numpy(float) for n in names}, prior).expected
+            weights = {name: prior(name, dataset) for name in names} if learnt else None
+            return combine({name: rows[name].to_numpy(float) for name in names}, weights).expected
 
         return judged(table, predict)
 
@@ -236,8 +247,20 @@ def published(tables: Path) -> None:
     hub = hub[hub["source"].isin(cards.index)].rename(columns={"test_accuracy": "score"})
     hub["parameters"] = cards["number_of_parameters"].reindex(hub["source"]).to_numpy()
     hub["pretraining_accuracy"] = cards["accuracy"].reindex(hub["source"]).to_numpy()
-    print("Hub models (fine-tuning records of TransferGraph)")
+    print("Hub models (fine-tuning records of TransferGraph, best learning rate of each)")
     evaluate(hub, ("source",))
+    runs = pd.read_csv(tables / "tgraph_ftrecords_img.csv")
+    best = runs.groupby(["train_dataset_name", "model_identifier"])["test_accuracy"].max().reset_index().dropna()
+    more = best.set_axis(["dataset", "source", "score"], axis=1)
+    more["parameters"] = cards["number_of_parameters"].reindex(more["source"]).to_numpy()
+    print("More hub models, 800 training images (TransferGraph's runs, best learning rate of each)")
+    evaluate(more, ("source",))
+    controlled = pd.read_csv(tables / "parc_controlled.csv").set_axis(
+        ["architecture", "on", "dataset", "score"], axis=1
+    )
+    controlled["source"] = controlled["architecture"] + "." + controlled["on"]
+    print("Four architectures by pretraining datasets (PARC's controlled benchmark)")
+    evaluate(controlled.drop(columns=["architecture", "on"]), ("source",))
 
 
 if __name__ == "__main__":

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -87,3 +90,22 @@ def test_medley_gives_each_task_its_share_and_its_own_labels() -> None:
     _, labels = medley.batch(batch_generator(0, "train", 0), 9, 16)
     assert (labels[:5] < 10).all()
     assert ((labels[5:] >= 10) & (labels[5:] < 15)).all()
+
+
+def test_drawing_reads_no_file_so_no_dataset_can_have_entered() -> None:
+    code = """
+import sys
+from autotransfer.sources.embedded.tasks import TASKS, batch_generator, make_task
+tasks = {name: TASKS[name]() for name in TASKS}
+distilled = make_task("distilled")
+for task in tasks.values():  # whatever is imported on first use
+    task.batch(batch_generator(0, "train", 0), 8, 32)
+opened = []
+sys.addaudithook(lambda event, arguments: opened.append(str(arguments[0])) if event == "open" else None)
+for task in tasks.values():
+    task.batch(batch_generator(0, "train", 1), 40, 32)
+distilled.collages(batch_generator(0, "train", 1), 40, 32)
+print([name for name in opened if not name.endswith((".py", ".pyc"))])
+"""
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert output.stdout.strip() == "[]"

@@ -108,9 +108,10 @@ def compute_proxies(
         if statistics.targets.task not in proxy.tasks:
             needs = " or ".join(proxy.tasks)
             raise ProxyError(f"{proxy.name} is not defined for {statistics.targets.task}, only for {needs}.")
-    checked = None if probabilities is None else _read_probabilities(probabilities, statistics)
-    asked = checked is not None and any(proxy.of_probabilities for proxy in proxies)
-    given_classes = statistics.targets.given_labels if asked else None
+    checked = given_classes = None
+    if probabilities is not None and any(proxy.of_probabilities for proxy in proxies):
+        checked = _read_probabilities(probabilities, statistics)
+        given_classes = statistics.targets.given_labels
     if dimension is not None:
         statistics = statistics.reduced(dimension)
     result: dict[str, ProxyValue] = {}
@@ -142,7 +143,7 @@ def _read_probabilities(probabilities: torch.Tensor | np.ndarray, statistics: Fe
     low, high = torch.aminmax(given)
     if not (float(low) >= 0.0 and float(high) <= 1.0 + 1e-3):
         raise ProxyError("probabilities must lie between 0 and 1; pass softmax outputs, not logits.")
-    if float((given.sum(1, dtype=torch.float64) - 1).abs().max()) > _LARGEST_GAP:
+    if float((given.sum(1) - 1).abs().max()) > _LARGEST_GAP:
         raise ProxyError("probabilities must sum to 1 in every row; pass softmax outputs over all classes.")
     return given
 

@@ -205,6 +205,7 @@ def test_unknown_name_suggests_the_nearest() -> None:
 def test_unusable_input_is_a_typed_error(change: dict[str, object], message: str) -> None:
     arguments: dict[str, object] = {"features": BASE.X, "labels": BASE.y, "probabilities": BASE.P, **change}
     features, labels = arguments.pop("features"), arguments.pop("labels")
+    arguments["names"] = ["leep" if "probabilities" in change else "logme"]
     with pytest.raises(ProxyError, match=message):
         compute_proxies(features, labels, **arguments)  # type: ignore[arg-type]
 

@@ -68,6 +68,15 @@ ZOO: tuple[ZooEntry, ...] = (
         bad_at="fine texture and colour names (its task ignores colour)",
     ),
     ZooEntry(
+        architecture="resnet10t",
+        task="distilled",
+        model_args=_NARROW_RESNET,
+        image_size=64,
+        steps=1300,
+        good_at="photographs, satellite images, things with colour and texture",
+        bad_at="single characters and line drawings",
+    ),
+    ZooEntry(
         architecture="mobilenetv3_small_050",
         task="textures",
         image_size=64,

@@ -92,7 +92,7 @@ def model_card(entry: ZooEntry, task: Task, run: TrainingRun, result: OwnTaskRes
         options=(" --teacher TEACHER" if distilled else "")
         + ("" if run.steps == entry.steps else f" --steps {run.steps}"),
         loss="cross-entropy with the teacher's softened probabilities" if distilled else "cross-entropy",
-        provenance=task.provenance,
+        provenance=task.provenance + (f" ({entry.teacher})" if entry.teacher else ""),
         steps=run.steps,
         batch_size=entry.batch_size,
         images=run.steps * entry.batch_size,

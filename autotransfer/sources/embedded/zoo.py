@@ -24,6 +24,7 @@ class ZooEntry:
         batch_size: images per step.
         learning_rate: peak of the one-cycle schedule.
         curriculum: share of the steps over which the task's difficulty rises from 0 to 1; 0 for none.
+        teacher: for the model card, whose answers the shipped weights learned and its licence; empty without one.
         good_at: for the model card, what the source should help with.
         bad_at: for the model card, where it should not be expected to.
     """
@@ -36,6 +37,7 @@ class ZooEntry:
     batch_size: int = 128
     learning_rate: float = 3e-3
     curriculum: float = 0.0
+    teacher: str = ""
     good_at: str
     bad_at: str
 
@@ -48,6 +50,7 @@ class ZooEntry:
 _NARROW_RESNET = MappingProxyType({"channels": (32, 64, 96, 160)})
 # timm starts ConvNeXt's layer scale at 1e-6, which would cost a short training most of its steps.
 _PLAIN_CONVNEXT = MappingProxyType({"ls_init_value": 1.0, "stem_type": "overlap_act"})
+_TEACHER = "MobileNetV2 1.0, ImageNet-1k, TensorFlow's published weights, Apache-2.0"
 _SMALL_VIT = MappingProxyType({"img_size": 48, "patch_size": 8, "embed_dim": 96, "num_heads": 3})
 
 ZOO: tuple[ZooEntry, ...] = (
@@ -73,6 +76,7 @@ ZOO: tuple[ZooEntry, ...] = (
         model_args=_NARROW_RESNET,
         image_size=64,
         steps=1300,
+        teacher=_TEACHER,
         good_at="photographs, satellite images, things with colour and texture",
         bad_at="single characters and line drawings",
     ),

@@ -134,7 +134,7 @@ def test_card_of_a_distilled_source_states_what_is_true(name: str) -> None:
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     stated = float(card.split("| accuracy on its own task | ")[1].split("%")[0]) / 100
     task = make_task(entry.task, f"local-dir:{TEACHER}")
-    assert f"the labels are the answers of {TEACHER.name}" in card
+    assert f"the labels are the answers of {TEACHER.name} ({entry.teacher})" in card and "Apache-2.0" in entry.teacher
     assert abs(held_out_accuracy(model, task, image_size=entry.image_size, images=512, seed=1) - stated) < 0.08
 
 

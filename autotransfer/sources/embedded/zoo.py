@@ -72,6 +72,14 @@ ZOO: tuple[ZooEntry, ...] = (
     ),
     ZooEntry(
         architecture="resnet10t",
+        task="textures",
+        model_args=_NARROW_RESNET,
+        steps=1300,
+        good_at="surfaces, materials, colour, aerial images",
+        bad_at="outlines: characters, signs and hands",
+    ),
+    ZooEntry(
+        architecture="resnet10t",
         task="distilled",
         model_args=_NARROW_RESNET,
         image_size=64,

@@ -2,6 +2,7 @@
 
     python tests/benchmarks/zoo.py measure --data ../shared/data --table zoo.csv    # goes on where it ended
     python tests/benchmarks/zoo.py report zoo.csv
+    python tests/benchmarks/zoo.py load                 # seconds to load each source, after imports
 
 `measure` takes scikit-learn's digits and the datasets of `--data` (zips with `train/<class>/` and
 `test/<class>/`), with 20 images a class (three draws) and with all images (one), and writes a row for
@@ -45,8 +46,24 @@ def main() -> None:
     reporting = commands.add_parser("report")
     reporting.add_argument("table", type=Path)
     reporting.set_defaults(run=lambda options: report(pd.read_csv(options.table)))
+    loading = commands.add_parser("load")
+    loading.set_defaults(run=load)
     options = parser.parse_args()
     options.run(options)
+
+
+def load(_: argparse.Namespace) -> None:
+    """Print how long each source takes to load and how large its weights are."""
+    from autotransfer.sources import find_sources
+    from autotransfer.sources.embedded import embedded_folder
+
+    find_sources(["embedded:*"])[0].load()  # whatever is imported on first use
+    for source in find_sources(["embedded:*"]):
+        started = time.perf_counter()
+        source.load()
+        seconds = time.perf_counter() - started
+        size = (embedded_folder(source.name.removeprefix("embedded:")) / "model.safetensors").stat().st_size
+        print(f"{source.name:42}{seconds:8.3f} s{size / 1e6:8.2f} MB")
 
 
 def measure(options: argparse.Namespace) -> None:

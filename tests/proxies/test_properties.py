@@ -116,12 +116,11 @@ def test_better_source_predictions_raise_leep_and_nce(seed: int, strength: float
 
 
 @pytest.mark.parametrize("samples", [40, 400])
-@pytest.mark.parametrize("separation", [1.0, 0.6])
-def test_wide_noise_does_not_outrank_a_signal_that_is_trusted(separation: float, samples: int) -> None:
+def test_wide_noise_does_not_outrank_a_signal_that_is_trusted(samples: int) -> None:
     """Noise of any width ranks under a real signal of 16 features, or is declared untrusted."""
     generator = np.random.default_rng(samples)
     y = np.arange(samples) % 4
-    signal = separation * generator.standard_normal((4, 16))[y] + generator.standard_normal((samples, 16))
+    signal = 0.6 * generator.standard_normal((4, 16))[y] + generator.standard_normal((samples, 16))
     real = compute_proxies(signal, y, names=FEATURE_PROXIES)
     for width in (192, 512, 2_048):
         noise = compute_proxies(generator.standard_normal((samples, width)), y, names=FEATURE_PROXIES)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from autotransfer.sources.embedded import embedded_folder
 from autotransfer.sources.embedded.training import normalise
-from autotransfer.sources.embedded.zoo import ZOO, zoo_entry
+from autotransfer.sources.embedded.zoo import zoo_entry
 
 
 def best_probe(model: nn.Module, image_size: int) -> float:
@@ -48,13 +48,16 @@ def pretrained_and_random(name: str) -> tuple[float, float]:
     return scores[0], scores[1]
 
 
+# The others are left out on purpose: textures have no outlines to teach, and the small ConvNeXt's features of
+# scenes are hardly better than random ones here. Their model cards say so.
+SAW_SHAPES = ["resnet10t.glyphs", "resnet10t.scenes", "test_vit.fractals"]
+
+
 def test_the_best_source_reads_digits() -> None:
-    assert max(pretrained_and_random(entry.name)[0] for entry in ZOO) >= 0.95
+    assert max(pretrained_and_random(name)[0] for name in SAW_SHAPES) >= 0.95
 
 
-# The other two are left out on purpose: textures have no outlines to teach, and the small ConvNeXt's features
-# are hardly better than random ones here. Their model cards say so.
-@pytest.mark.parametrize("name", ["resnet10t.glyphs", "resnet10t.scenes", "test_vit.fractals"])
+@pytest.mark.parametrize("name", SAW_SHAPES)
 def test_sources_that_saw_shapes_beat_their_random_features_on_digits(name: str) -> None:
     pretrained, random = pretrained_and_random(name)
     assert 1 - pretrained < 0.8 * (1 - random)

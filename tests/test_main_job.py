@@ -14,8 +14,10 @@ import pytest
 from mlflow import MlflowClient, pyfunc
 from PIL import Image
 from sklearn.datasets import load_digits
+from typer.testing import CliRunner
 
 import autotransfer
+from autotransfer.cli import app
 from autotransfer.datasets import load_dataset
 from autotransfer.search.study import open_storage
 
@@ -249,7 +251,6 @@ def test_ctrl_c_ends_the_search_and_still_answers(work, environment):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["recommend", "missing"], "No such file or folder"),
         (["recommend", "digits", "--space", "nothing"], "there is no search space 'nothing'"),
         (["recommend", "digits", "--metric", "accurracy"], "unknown metric 'accurracy'"),
         (["recommend", "digits", "--source", "embedded:none"], "no embedded source matches"),
@@ -260,10 +261,18 @@ def test_ctrl_c_ends_the_search_and_still_answers(work, environment):
         (["predict", "digits", "x.png"], "is not a model folder"),
     ],
 )
-def test_a_mistake_gets_one_clear_error_and_no_traceback(command, answer, arguments, message):
-    done = command(*arguments, check=False)
-    assert done.returncode == 2
+def test_a_mistake_gets_one_clear_error(work, environment, answer, arguments, message, monkeypatch):
+    monkeypatch.chdir(work)
+    done = CliRunner().invoke(app, arguments, env=environment)
+    assert done.exit_code == 2 and isinstance(done.exception, SystemExit)
     assert message in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_a_mistake_is_an_exit_status_and_no_traceback(command):
+    done = command("recommend", "missing", check=False)
+    assert done.returncode == 2
+    assert "No such file or folder" in done.stderr
     assert "Traceback" not in done.stderr + done.stdout
 
 

@@ -310,8 +310,8 @@ class FeatureStatistics:
             else:
                 for rows, block in self.centred_chunks():
                     cached[rows, : len(values)] = block @ vectors
-            largest = cached.gather(0, cached.abs().argmax(0, keepdim=True))
-            cached.mul_(torch.where(largest < 0, -1.0, 1.0))
+            low, high = torch.aminmax(cached, dim=0)
+            cached.mul_(torch.where(-low > high, -1.0, 1.0))
             self._components[width] = cached
         return cached
 

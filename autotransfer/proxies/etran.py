@@ -36,13 +36,14 @@ def lda(statistics: FeatureStatistics) -> float:
     return total / statistics.samples
 
 
-def energy(statistics: FeatureStatistics) -> float:
+def energy(statistics: FeatureStatistics, share: float = 0.005) -> float:
     """Energy score of ETran over feature dimensions (Gholami et al., ICCV 2023).
 
-        e_n = log sum_d exp(x_nd);   energy = mean of the floor(0.005 n) smallest e_n (at least one)
+        e_n = log sum_d exp(x_nd);   energy = mean of the floor(share n) smallest e_n (at least one)
 
     Args:
-        statistics: n x D features with classes.
+        statistics: n x D features with classes; ETran also takes the energy of source logits this way.
+        share: of the samples that count, above 0 to 1; the paper's published call takes 0.005.
 
     Returns:
         A finite float, at least the smallest feature value; higher is better.
@@ -57,5 +58,5 @@ def energy(statistics: FeatureStatistics) -> float:
         torch.logsumexp(statistics.rows(slice(start, start + CHUNK_ROWS)), 1).to(torch.float64)
         for start in range(0, statistics.samples, CHUNK_ROWS)
     ]
-    lowest = max(1, int(5 * statistics.samples / 1000))
+    lowest = max(1, int(share * statistics.samples))
     return float(torch.cat(values).topk(lowest, largest=False).values.mean())

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from autotransfer.proxies import FeatureStatistics, compute_proxies
+from autotransfer.proxies.etran import energy
 from autotransfer.proxies.knn import knn
 from autotransfer.proxies.logme import logme
 from autotransfer.proxies.ncti import collapse_components
@@ -54,7 +55,7 @@ def blobs(generator: np.random.Generator, counts: list[int], D: int, separation:
 
 
 def inputs(case: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """X, y, P, R of one case, by the recipe that travels with the vectors."""
+    """X, y, source logits and R of one case, by the recipe that travels with the vectors."""
     if case == "a":
         generator = np.random.default_rng(101)
         X, y = blobs(generator, [100] * 5, 64, 0.6)
@@ -69,28 +70,28 @@ def inputs(case: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         digits = load_digits()
         X, y = digits.data.astype(np.float64), digits.target
     centres = 2.0 * generator.standard_normal((int(y.max()) + 1, 20))
-    P = softmax(centres[y] + 1.5 * generator.standard_normal((len(y), 20)))
+    logits = centres[y] + 1.5 * generator.standard_normal((len(y), 20))
     weights = generator.standard_normal((X.shape[1], 2)) / np.sqrt(X.shape[1])
-    return X, y, P, X @ weights + 0.5 * generator.standard_normal((len(y), 2))
+    return X, y, logits, X @ weights + 0.5 * generator.standard_normal((len(y), 2))
 
 
 @pytest.mark.parametrize("case", ["a", "b", "g"])
 def test_recipe_gives_the_published_inputs(vectors: dict[str, Any], case: str) -> None:
-    X, y, P, R = inputs(case)
+    X, y, logits, R = inputs(case)
     sums = vectors["_meta"]["checksums"][case]
     assert X.sum() == pytest.approx(sums["X_sum"], rel=1e-9)
     assert int(y @ np.arange(len(y))) == sums["y_dot_index"]
-    assert (P**2).sum() == pytest.approx(sums["P_sumsq"], rel=1e-9)
+    assert (softmax(logits) ** 2).sum() == pytest.approx(sums["P_sumsq"], rel=1e-9)
     assert (R**2).sum() == pytest.approx(sums["R_sumsq"], rel=1e-9)
 
 
 @pytest.mark.parametrize("case", ["a", "b", "g"])
 def test_proxies_meet_their_targets(vectors: dict[str, Any], case: str) -> None:
-    X, y, P, _ = inputs(case)
+    X, y, logits, _ = inputs(case)
     tolerances = {
         key: (relative, absolute) for rows in vectors["_targets"].values() for key, relative, absolute, _ in rows
     }
-    values = compute_proxies(X, y, probabilities=P, names=list(PROXY_TARGETS))
+    values = compute_proxies(X, y, probabilities=softmax(logits), names=list(PROXY_TARGETS))
     for name, key in PROXY_TARGETS.items():
         relative, absolute = tolerances[key]
         assert values[name].value == pytest.approx(vectors[case][key], rel=relative, abs=absolute), name
@@ -110,6 +111,14 @@ def test_components_and_regression_meet_their_targets(vectors: dict[str, Any], c
     assert logme(regression) == pytest.approx(golden["oracle.logme_reg_fp11_padded"], rel=1e-6)
     assert linear_mse(regression) == pytest.approx(golden["oracle.linmse_lam0"], rel=1e-6)
     assert linear_mse(regression, 1.0) == pytest.approx(golden["oracle.linmse_lam1"], rel=1e-6)
+
+
+@pytest.mark.parametrize("case", ["a", "b", "g"])
+def test_energy_of_logits_meets_its_target(vectors: dict[str, Any], case: str) -> None:
+    _, y, logits, _ = inputs(case)
+    statistics = FeatureStatistics(logits, y)
+    assert energy(statistics, share=1.0) == pytest.approx(vectors[case]["etran.energy_on_logits_100top"], rel=1e-9)
+    assert energy(statistics) == pytest.approx(vectors[case]["etran.energy_on_logits_0.5bot"], rel=1e-6)
 
 
 def test_stochastic_proxies_are_within_their_seed_spread(vectors: dict[str, Any]) -> None:

@@ -138,7 +138,7 @@ def recommend(
     budget_seconds = _option("--budget", parse_duration, budget)
     largest = _option("--max-params", parse_count, max_params)
     slowest = _option("--max-latency", _positive, max_latency)
-    _check_data(data)
+    _check_names(data, space)
     with _working(budget_seconds) as progress:
         from autotransfer.recommendation import recommend as run
 
@@ -177,7 +177,7 @@ def score(
 ) -> None:
     """Rank every source and level for DATA by its proxies, without training: the quick answer."""
     _refuse_both(as_json, as_csv)
-    _check_data(data)
+    _check_names(data, space)
     with _working() as progress:
         from autotransfer.search.scoring import score as run
 
@@ -318,11 +318,13 @@ def _working(budget_seconds: float | None = None) -> Iterator["ProgressListener"
             yield progress
 
 
-def _check_data(data: Path) -> None:
-    """A mistyped path is told before the heavy imports, not seconds later."""
+def _check_names(data: Path, space: str) -> None:
+    """A mistyped path or space is told before the heavy imports, not seconds later."""
     from autotransfer.datasets import check_exists
+    from autotransfer.search.space import find_space
 
     check_exists(data)
+    find_space(space)
 
 
 def _option(name: str, parse: Callable[[Any], _T], value: Any) -> _T | None:

@@ -1,6 +1,7 @@
 """The search space: a YAML file, validated, with every error said at once."""
 
 import hashlib
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -156,6 +157,18 @@ def list_spaces() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
+def find_space(name: str | Path) -> Path:
+    """The file of a space that is named or given by its path.
+
+    Raises:
+        SpaceError: no such space.
+    """
+    path = Path(name) if str(name).endswith((".yaml", ".yml")) else list_spaces().get(str(name))
+    if path is None or not path.is_file():
+        raise SpaceError(f"there is no search space '{name}'. Name one of {', '.join(list_spaces())}, or a .yaml file.")
+    return path
+
+
 def load_space(name: str | Path, **overrides: Any) -> Space:
     """Read a space by name or from a YAML file.
 
@@ -166,9 +179,7 @@ def load_space(name: str | Path, **overrides: Any) -> Space:
     Raises:
         SpaceError: no such space, not YAML, or not valid; says every error with its key.
     """
-    path = Path(name) if str(name).endswith((".yaml", ".yml")) else list_spaces().get(str(name))
-    if path is None or not path.is_file():
-        raise SpaceError(f"there is no search space '{name}'. Name one of {', '.join(list_spaces())}, or a .yaml file.")
+    path = find_space(name)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -179,12 +190,15 @@ def load_space(name: str | Path, **overrides: Any) -> Space:
     try:
         return Space.model_validate({"name": path.stem, **content, **given})
     except ValidationError as error:
-        raise SpaceError(_explain(path, error)) from error
+        raise SpaceError(_explain(path, given, error)) from error
 
 
-def _explain(path: Path, error: ValidationError) -> str:
-    lines = [f"Found {error.error_count()} error{'s' if error.error_count() > 1 else ''} in {path}:"]
-    for problem in error.errors():
+def _explain(path: Path, given: Mapping[str, Any], error: ValidationError) -> str:
+    problems = error.errors()
+    argued = all(problem["loc"] and problem["loc"][0] in given for problem in problems)
+    where = "the arguments" if argued else f"{path} and the arguments" if given else str(path)
+    lines = [f"Found {len(problems)} error{'s' if len(problems) > 1 else ''} in {where}:"]
+    for problem in problems:
         key = ".".join(str(part) for part in problem["loc"]) or "(whole file)"
         lines.append(f"  {key}: {problem['msg'].removeprefix('Value error, ')}{_allowed(problem)}")
     return "\n".join(lines)

@@ -224,3 +224,8 @@ def test_the_largest_member_is_within_the_limit_where_one_is(low, width, step, l
     fitting = [member for member in members if limit is None or member <= limit]
     largest = IntRange(min=low, max=low + width, step=step).largest(limit)
     assert largest == max(fitting, default=low)
+
+
+def test_an_argument_that_is_wrong_is_not_blamed_on_the_file():
+    with pytest.raises(SpaceError, match=r"^Found 1 error in the arguments:\n  metric: unknown metric 'accurracy'"):
+        load_space("offline", metric="accurracy")

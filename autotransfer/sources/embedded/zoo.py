@@ -108,6 +108,17 @@ ZOO: tuple[ZooEntry, ...] = (
         bad_at="single characters (digits hardly better than random features), colour, photographs",
     ),
     ZooEntry(
+        architecture="test_convnext2",
+        task="distilled",
+        model_args=_PLAIN_CONVNEXT,
+        image_size=64,
+        steps=1300,
+        learning_rate=4e-3,
+        teacher=_TEACHER,
+        good_at="photographs, satellite images, things with colour and texture",
+        bad_at="single characters and line drawings",
+    ),
+    ZooEntry(
         architecture="test_vit",
         task="fractals",
         model_args=_SMALL_VIT,

@@ -4,7 +4,7 @@ Everything expensive happens once, lazily and in float64: the mean, the class me
 (D x D, or n x n where that is smaller) and one eigendecomposition of it. LogME, the H-scores, ridge, the
 principal components and the coding rate of TransRate are all read from that decomposition.
 
-Rows are put in class order first, so that a class is a slice. All tensors stay on the device of the features.
+Rows are numbered in class order, so that a class is a slice. All tensors stay on the device of the features.
 """
 
 from __future__ import annotations

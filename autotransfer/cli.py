@@ -282,6 +282,41 @@ def demo(
     print_recommendation(recommendation, as_json=False)
 
 
+cache_app = typer.Typer(help="Decoded images, probe features and activations kept on this machine.")
+app.add_typer(cache_app, name="cache")
+
+
+@cache_app.command("show")
+def cache_show(as_json: AsJson = False) -> None:
+    """Show what the cache holds and its limit."""
+    from autotransfer.disk_cache import usage
+    from autotransfer.quantities import format_bytes
+    from autotransfer.settings import settings
+
+    found = usage(settings().cache_dir)
+    if as_json:
+        kinds = {kind.kind: {"files": kind.files, "bytes": kind.size} for kind in found}
+        print_json({"folder": str(settings().cache_dir), "limit_bytes": int(settings().cache_limit), "kinds": kinds})
+        return
+    console = answer_console()
+    rows = [(kind.kind, str(kind.files), format_bytes(kind.size)) for kind in found]
+    rows.append(("together", str(sum(kind.files for kind in found)), format_bytes(sum(kind.size for kind in found))))
+    print_table(("kind", "files", "size"), rows)
+    print_line(console, f"{settings().cache_dir}, limit {format_bytes(settings().cache_limit)}")
+
+
+@cache_app.command("clear")
+def cache_clear() -> None:
+    """Empty the cache: everything in it can be computed again. Studies and models are kept."""
+    from autotransfer.disk_cache import clear
+    from autotransfer.quantities import format_bytes
+    from autotransfer.settings import settings
+
+    before = clear(settings().cache_dir)
+    files, size = sum(kind.files for kind in before), sum(kind.size for kind in before)
+    print_line(answer_console(), f"{files} files ({format_bytes(size)}) removed from {settings().cache_dir}")
+
+
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Show versions, device, hub, caches and stores of this machine."""

@@ -89,16 +89,19 @@ def _hub(timeout_seconds: float) -> dict[str, str]:
 def _caches() -> dict[str, str]:
     from huggingface_hub import constants
 
+    from autotransfer.disk_cache import usage
     from autotransfer.settings import settings
 
-    folders = {
-        "decoded images and probes": settings().cache_dir,
-        "studies": settings().home,
-        "hub downloads": Path(constants.HF_HUB_CACHE),
-    }
+    cache, limit = settings().cache_dir, settings().cache_limit
+    kinds = ", ".join(f"{kind.kind} {format_bytes(kind.size)}" for kind in usage(cache))
+    total = sum(kind.size for kind in usage(cache))
+    folders = {"studies": settings().home, "hub downloads": Path(constants.HF_HUB_CACHE)}
     return {
-        name: f"{folder} ({format_bytes(folder_size(folder)) if folder.is_dir() else 'not there yet'})"
-        for name, folder in folders.items()
+        "cache": f"{cache} ({format_bytes(total)} of {format_bytes(limit)}: {kinds})",
+        **{
+            name: f"{folder} ({format_bytes(folder_size(folder)) if folder.is_dir() else 'not there yet'})"
+            for name, folder in folders.items()
+        },
     }
 
 

@@ -38,6 +38,14 @@ class ModelDirectoryError(AutotransferError):
     """A folder is not a model that autotransfer saved, or is incomplete."""
 
 
+class SettingsError(AutotransferError):
+    """An `AUTOTRANSFER_*` environment variable has a value that is not allowed."""
+
+
+class CacheError(AutotransferError):
+    """The cache folder cannot hold what is needed."""
+
+
 class DeviceError(AutotransferError):
     """The requested device is not available on this machine."""
 

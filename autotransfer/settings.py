@@ -3,8 +3,10 @@
 from functools import cache
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import ByteSize, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from autotransfer.errors import SettingsError
 
 
 class Settings(BaseSettings):
@@ -19,6 +21,10 @@ class Settings(BaseSettings):
     cache_dir: Path = Field(
         default_factory=lambda: Path.home() / ".cache" / "autotransfer",
         description="decoded images and probe features: safe to delete at any time",
+    )
+    cache_limit: ByteSize = Field(
+        default=ByteSize(20 * 10**9),
+        description="what the cache folder may take; the least recently used files go first",
     )
     tracking_uri: str | None = Field(default=None, description="MLflow store used when --tracking-uri is not given")
     storage: str | None = Field(default=None, description="Optuna storage used when --storage is not given")
@@ -36,5 +42,17 @@ class Settings(BaseSettings):
 
 @cache
 def settings() -> Settings:
-    """The settings of this process, read once."""
-    return Settings()
+    """The settings of this process, read once.
+
+    Raises:
+        SettingsError: an environment variable has a value that is not allowed.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{Settings.model_config.get('env_prefix')}{problem['loc'][0]}".upper()
+            + f" is {problem['input']!r}: {problem['msg']}"
+            for problem in error.errors()
+        )
+        raise SettingsError(f"{problems}. Change the environment variable, or unset it.") from error

@@ -6,7 +6,7 @@ import pytest
 
 from autotransfer.settings import Settings, settings
 
-NAMES = ("HOME", "CACHE_DIR", "TRACKING_URI", "STORAGE", "EXPERIMENT")
+NAMES = ("HOME", "CACHE_DIR", "CACHE_LIMIT", "TRACKING_URI", "STORAGE", "EXPERIMENT")
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +32,7 @@ def test_the_environment_wins(monkeypatch):
     values = {
         "HOME": "/data/home",
         "CACHE_DIR": "/data/cache",
+        "CACHE_LIMIT": "5GB",
         "TRACKING_URI": "http://mlflow:5000",
         "STORAGE": "sqlite:////data/optuna.db",
         "EXPERIMENT": "birds",
@@ -42,6 +43,7 @@ def test_the_environment_wins(monkeypatch):
     assert found.model_dump() == {
         "home": Path("/data/home"),
         "cache_dir": Path("/data/cache"),
+        "cache_limit": 5 * 10**9,
         "tracking_uri": "http://mlflow:5000",
         "storage": "sqlite:////data/optuna.db",
         "experiment": "birds",

@@ -6,29 +6,22 @@ by a dataset with other pixels. It is written under a temporary name and renamed
 all of it or nothing, whoever else writes and whoever is killed.
 """
 
-import contextlib
 import hashlib
-import logging
 import os
-import shutil
-import tempfile
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from autotransfer import disk_cache
 from autotransfer.datasets.dataset import Dataset
 from autotransfer.datasets.image import decode_image
 from autotransfer.datasets.parallel import map_in_order
 from autotransfer.datasets.verification import content_hash, verified_content_hashes
 from autotransfer.errors import DatasetError
-
-logger = logging.getLogger(__name__)
+from autotransfer.settings import settings
 
 FORMAT_VERSION = 1  # raise it when decode_image makes other pixels than before
-_ABANDONED_AFTER_SECONDS = 24 * 3600
 
 
 class DecodedImages:
@@ -60,16 +53,17 @@ class DecodedImages:
             workers: Threads; as many as there are cores by default.
 
         Raises:
-            DatasetError: If an image changed since the dataset was loaded, or the disk is full.
+            DatasetError: If an image changed since the dataset was loaded.
+            CacheError: If the disk is full.
         """
         hashes = _content_hashes(dataset)
         self.path = Path(cache_dir) / "decoded" / f"{_key(hashes, size, interpolation)}.npy"
         shape = (len(dataset), size, size, 3)
-        array = _open(self.path, shape)
+        array = disk_cache.open_array(self.path, shape, np.uint8)
         if array is None:
             samples = list(zip(dataset.samples["image"], hashes, strict=True))
             _build(self.path, samples, shape, interpolation, workers)
-            array = _open(self.path, shape)
+            array = disk_cache.open_array(self.path, shape, np.uint8)
         if array is None:
             raise DatasetError(f"The cache file {self.path} was damaged right after it was written.")
         self.array = array
@@ -92,21 +86,6 @@ def _content_hashes(dataset: Dataset) -> list[str]:
     return verified_content_hashes(images, Path(os.path.commonpath(images)))
 
 
-def _open(path: Path, shape: tuple[int, ...]) -> np.memmap | None:
-    """The array, or None if the file is not there or not whole."""
-    try:
-        array: np.memmap = np.lib.format.open_memmap(path, mode="r")
-        complete = array.shape == shape and array.dtype == np.uint8 and path.stat().st_size == array.offset + array.size
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, EOFError, SyntaxError):
-        complete = False
-    if not complete:
-        logger.warning("The cache file %s is damaged and is built again.", path)
-        return None
-    return array
-
-
 def _build(
     path: Path,
     samples: list[tuple[str, str]],
@@ -114,16 +93,14 @@ def _build(
     interpolation: str,
     workers: int | None,
 ) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(path.parent)
-    _check_space(path.parent, int(np.prod(shape)))
+    disk_cache.make_room(path.parents[1], int(np.prod(shape)), settings().cache_limit)
 
     def decode(sample: tuple[str, str]) -> npt.NDArray[np.uint8]:
         image, expected = sample
         return _decode_unchanged(image, expected, shape[1], interpolation)
 
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-    with _replacing(path) as temporary, temporary.open("wb") as file:
+    with disk_cache.replacing(path) as temporary, temporary.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         for pixels in map_in_order(decode, samples, workers):
             file.write(pixels.data)
@@ -141,33 +118,3 @@ def _decode_unchanged(image: str, expected: str, size: int, interpolation: str) 
     if content_hash(data) != expected:
         raise DatasetError(f"Image {image!r} changed since the dataset was loaded. Load it again.")
     return decode_image(data, size, interpolation)
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place if the block succeeds, and vanishes if not."""
-    handle, name = tempfile.mkstemp(prefix=f"{path.stem}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _check_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise DatasetError(
-            f"The decoded images need {needed / 1e9:.1f} GB in {folder} but {free / 1e9:.1f} GB are free. "
-            "Free some space, or set another cache folder."
-        )
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Temporary files of processes that were killed long ago."""
-    for temporary in folder.glob("*.tmp"):
-        with contextlib.suppress(FileNotFoundError):
-            if time.time() - temporary.stat().st_mtime > _ABANDONED_AFTER_SECONDS:
-                temporary.unlink()

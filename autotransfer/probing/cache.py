@@ -1,11 +1,8 @@
 """Probe features on disk: content-addressed, whole or absent, shared by all processes of the machine."""
 
-import contextlib
 import hashlib
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +12,13 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from autotransfer import disk_cache
+from autotransfer.settings import settings
+
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1  # raise it when the features of the same images and weights change
+FORMAT_VERSION = 2  # raise it when the features of the same images and weights change
+_CHECKSUM = "checksum"
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -39,25 +40,32 @@ class FeatureCache:
         path = self._path(key)
         try:
             arrays: Arrays = load_file(path)
+            kept = str(arrays.pop(_CHECKSUM, np.empty(0)).tolist())
+            if kept != str(_checksum(arrays).tolist()):
+                raise ValueError("its checksum does not fit")
         except FileNotFoundError:
             return None
         except (SafetensorError, OSError, ValueError) as error:
             logger.warning("%s is damaged (%s) and is computed again", path, error)
             return None
-        with contextlib.suppress(OSError):  # taken away, or another user's, meanwhile: what is read is read
-            os.utime(path)
+        disk_cache.used(path)
         return arrays
 
     def put(self, key: str, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Keep `arrays` under `key`; readers see all of them or none."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=self._folder, suffix=".tmp")
-        os.close(handle)
-        try:
-            save_file({n: np.ascontiguousarray(a) for n, a in arrays.items()}, name)
-            Path(name).replace(self._path(key))
-        finally:
-            Path(name).unlink(missing_ok=True)
+        whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        size = sum(array.nbytes for array in whole.values())
+        disk_cache.make_room(self._folder.parent, size, settings().cache_limit)
+        with disk_cache.replacing(self._path(key)) as temporary:
+            save_file({**whole, _CHECKSUM: _checksum(whole)}, temporary)
 
     def _path(self, key: str) -> Path:
         return self._folder / f"{key}.safetensors"
+
+
+def _checksum(arrays: Arrays) -> npt.NDArray[np.uint8]:
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(arrays):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(arrays[name]).data)
+    return np.frombuffer(digest.digest(), np.uint8)

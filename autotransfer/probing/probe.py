@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from autotransfer.errors import SourceError
 from autotransfer.probing.cache import FeatureCache
 from autotransfer.sources import Source, weights_hash
 from autotransfer.sources.levels import classifier_parameters
-from autotransfer.transfer.preprocessing import normalise, to_batch
+from autotransfer.transfer.inputs import normalise, to_batch
 from autotransfer.transfer.surgery import pool
 
 BATCH_SIZE = 64
@@ -47,6 +47,22 @@ class Probe:
     def at(self, level: int, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Features of level 1..K for some of the probed rows."""
         return self.features[level - 1][np.searchsorted(self.rows, rows)]
+
+    def joined(self, other: "Probe") -> "Probe":
+        """Two probes of the same source on different rows as one."""
+        rows = np.concatenate([self.rows, other.rows])
+        order = np.argsort(rows)
+        probabilities = None
+        if self.probabilities is not None and other.probabilities is not None:
+            probabilities = np.concatenate([self.probabilities, other.probabilities])[order]
+        return replace(
+            self,
+            rows=rows[order],
+            features=tuple(np.concatenate(pair)[order] for pair in zip(self.features, other.features, strict=True)),
+            probabilities=probabilities,
+            seconds=self.seconds + other.seconds,
+            cached=self.cached and other.cached,
+        )
 
 
 def probe(
@@ -128,7 +144,7 @@ def _extract(
         chosen = rows[start : start + BATCH_SIZE]
         batch = normalise(to_batch(images[chosen], device), source.data_config.mean, source.data_config.std)
         try:
-            final, outputs = network.forward_intermediates(batch)
+            final, outputs = network.forward_intermediates(batch) if lower else (network.forward_features(batch), [])
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, AssertionError, ValueError) as error:  # halonet, say, divides images into blocks

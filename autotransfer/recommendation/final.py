@@ -1,7 +1,6 @@
 """The final training and the one evaluation on the test split."""
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,24 +102,13 @@ def score_on_test(metric: Metric, probabilities: npt.NDArray[np.float32], worksh
 
 
 def _refit(config: TransferConfig, workshop: Workshop) -> TransferModel:
-    source = workshop.source(config.source)
     rows = workshop.dataset.rows("train", "val")
-    model = workshop.start(config, rows)
-    empty: npt.NDArray[np.int64] = np.empty(0, np.int64)
-    go_on: Callable[[], bool] = workshop.go_on
-    train(
-        model,
-        config,
-        Data(workshop.images(source), workshop.dataset.codes, rows, empty, source.data_config),
-        metric=workshop.metric,
-        device=workshop.device,
-        seed=workshop.seed,
-        go_on=go_on,
-    )
+    nothing: npt.NDArray[np.int64] = np.empty(0, np.int64)
+    with workshop.started(config, rows) as (model, inputs):
+        data = Data(inputs, workshop.dataset.codes, rows, nothing)
+        train(model, config, data, metric=workshop.metric, seed=workshop.seed, go_on=workshop.go_on)
     return model
 
 
 def _test_probabilities(model: TransferModel, config: TransferConfig, workshop: Workshop) -> npt.NDArray[np.float32]:
-    source = workshop.source(config.source)
-    rows = workshop.dataset.rows("test")
-    return predict_probabilities(model, workshop.images(source), rows, source.data_config, workshop.device)
+    return predict_probabilities(model, workshop.inputs(config.source), workshop.dataset.rows("test"))

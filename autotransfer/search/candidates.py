@@ -1,5 +1,6 @@
 """Candidates: every (source, level), probed, scored and ordered before anything is trained."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -40,6 +41,7 @@ class Candidate:
         proxies: by name.
         head: the linear probe solved on this level's features.
         linear_probe: its score on the validation images.
+        images: training images that all this was computed from.
         expected: the prior: what the trusted proxies and the size together say, a percentile from 0 to 1 (best).
         uncertainty: the prior's standard deviation.
     """
@@ -49,18 +51,27 @@ class Candidate:
     proxies: dict[str, ProxyValue]
     head: LinearHead
     linear_probe: float
+    images: int
     expected: float = 0.0
     uncertainty: float = 0.0
 
 
 @dataclass(frozen=True)
 class Pool:
-    """All that is known before training: candidates best first, probes and image sizes by source name."""
+    """All that is known before training.
+
+    Attributes:
+        candidates: best first.
+        probes, image_sizes: by source name.
+        skipped: why sources could not be used, by name.
+        raced_out: candidates of the sources that were behind after a few images, best first.
+    """
 
     candidates: list[Candidate]
     probes: dict[str, Probe]
     image_sizes: dict[str, int]
     skipped: dict[str, str] = field(default_factory=dict)
+    raced_out: list[Candidate] = field(default_factory=list)
 
     def sources(self) -> list[Source]:
         """The sources that can be used, best candidate first."""
@@ -75,9 +86,9 @@ class Pool:
         return next(c for c in self.candidates if c.source.name == source)
 
     def table(self) -> pd.DataFrame:
-        """One row a candidate, best first."""
+        """One row a candidate, best first; those that the race left behind come last."""
         rows = []
-        for rank, candidate in enumerate(self.candidates, start=1):
+        for rank, candidate in enumerate([*self.candidates, *self.raced_out], start=1):
             level = candidate.source.levels[candidate.level - 1]
             rows.append(
                 {
@@ -88,6 +99,7 @@ class Pool:
                     "channels": level.channels,
                     "parameters": level.parameter_count,
                     "flops": level.flops,
+                    "images": candidate.images,
                     **{name: proxy.value for name, proxy in candidate.proxies.items()},
                     "linear_probe": candidate.linear_probe,
                     "expected": candidate.expected,
@@ -111,48 +123,102 @@ def build_pool(
 ) -> Pool:
     """Probe all sources and order all (source, level) pairs.
 
-    A source that cannot be loaded or cut, or that yields no usable features, is skipped and told. Where
-    `go_on` says stop, the sources probed so far make the pool.
+    Many sources race: all are probed on a few images, and only the best of them on all. A source that cannot
+    be loaded or cut, or that yields no usable features, is skipped and told. Where `go_on` says stop, the
+    sources probed so far make the pool.
 
     Raises:
         SourceError: no source is left.
     """
-    listener(PhaseStarted("probing", total=len(sources)))
-    train = stratified_subset(dataset, "train", space.probing.max_train_images, seed)
-    val = stratified_subset(dataset, "val", space.probing.max_val_images, seed)
-    rows = np.sort(np.concatenate([train, val]))
-    typical = typical_image_size(dataset)
-    found: list[Candidate] = []
-    probes: dict[str, Probe] = {}
-    sizes: dict[str, int] = {}
+    probing = space.probing
     skipped: dict[str, str] = {}
-    for source in sources:
-        if not go_on() and probes:
-            break
-        try:
-            size = choose_image_size(source, typical, space.training.max_image_size)
-            made = probe(source, dataset, rows, image_size=size, cache_dir=cache_dir, device=device, go_on=go_on)
-            scored = _score_levels(source, made, dataset, train, val, space, metric)
-        except (SourceError, ProxyError, torch.OutOfMemoryError) as error:
-            reason = "out of memory" if isinstance(error, torch.OutOfMemoryError) else str(error)
-            reason = reason.removeprefix(f"source '{source.name}' ")
-            skipped[source.name] = reason
-            listener(SourceSkipped(source.name, reason))
-            continue
-        except InterruptedError:
-            break
-        probes[source.name], sizes[source.name] = made, size
-        found.extend(scored)
-        listener(SourceProbed(source.name, len(source.levels), made.seconds, made.cached))
-    if not found and not go_on():
+    prober = _Prober(
+        dataset, space, metric, seed, device, cache_dir, listener, go_on, skipped, typical_image_size(dataset)
+    )
+    first, left = _Round(), list(sources)
+    out: list[Candidate] = []
+    if len(sources) > probing.race_above and len(dataset.rows("train")) > 2 * probing.race_images:
+        listener(PhaseStarted("probing", total=len(sources), detail=f"a race on {probing.race_images} images"))
+        first = prober.probe(sources, probing.race_images, probing.race_images // 2, first)
+        left, out = _race(first, max(probing.race_above, math.ceil(probing.race_keep * len(sources))))
+    listener(PhaseStarted("probing", total=len(left)))
+    last = prober.probe(left, probing.max_train_images, probing.max_val_images, first)
+    if not last.candidates:  # stopped between the two
+        last, out = first, []
+    if not last.candidates and not go_on():
         raise SourceError("stopped before the first source was probed: there is nothing to answer with.")
-    if not found:
+    if not last.candidates:
         reasons = "".join(f"\n  {name}: {reason}" for name, reason in skipped.items())
         raise SourceError(
             f"no source could be used.{reasons}\nWithout internet: use --space offline (the embedded sources), "
             "or --source local-dir:PATH for weights that are on this machine."
         )
-    return Pool(_ordered(found), probes, sizes, skipped)
+    return Pool(_ordered(last.candidates), last.probes, last.image_sizes, skipped, out)
+
+
+@dataclass(frozen=True)
+class _Round:
+    """What probing on one set of images has found."""
+
+    candidates: list[Candidate] = field(default_factory=list)
+    probes: dict[str, Probe] = field(default_factory=dict)
+    image_sizes: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Prober:
+    """Probes sources on a subset of the target and scores their levels; notes those that cannot be used."""
+
+    dataset: Dataset
+    space: Space
+    metric: Metric
+    seed: int
+    device: torch.device
+    cache_dir: Path
+    listener: Listener
+    go_on: Callable[[], bool]
+    skipped: dict[str, str]
+    typical_image_size: int
+
+    def probe(self, sources: Sequence[Source], train_images: int, val_images: int, before: _Round) -> _Round:
+        """Probe `sources` on so many images; those of the round `before` are not looked at again."""
+        train = stratified_subset(self.dataset, "train", train_images, self.seed)
+        val = stratified_subset(self.dataset, "val", val_images, self.seed)
+        found = _Round()
+        for source in sources:
+            if not self.go_on() and (found.probes or before.probes):
+                break
+            try:
+                size = choose_image_size(source, self.typical_image_size, self.space.training.max_image_size)
+                made = self._probe_one(source, size, np.sort(np.concatenate([train, val])), before)
+                scored = _score_levels(source, made, self.dataset, train, val, self.space, self.metric)
+            except (SourceError, ProxyError, torch.OutOfMemoryError) as error:
+                reason = "out of memory" if isinstance(error, torch.OutOfMemoryError) else str(error)
+                self.skipped[source.name] = reason.removeprefix(f"source '{source.name}' ")
+                self.listener(SourceSkipped(source.name, self.skipped[source.name]))
+                continue
+            except InterruptedError:
+                break
+            found.probes[source.name], found.image_sizes[source.name] = made, size
+            found.candidates.extend(scored)
+            self.listener(SourceProbed(source.name, len(source.levels), made.seconds, made.cached))
+        return found
+
+    def _probe_one(self, source: Source, size: int, rows: npt.NDArray[np.int64], before: _Round) -> Probe:
+        known = before.probes.get(source.name)
+        new = rows if known is None else np.setdiff1d(rows, known.rows)
+        made = probe(
+            source, self.dataset, new, image_size=size, cache_dir=self.cache_dir, device=self.device, go_on=self.go_on
+        )
+        return made if known is None else known.joined(made)
+
+
+def _race(first: _Round, keep: int) -> tuple[list[Source], list[Candidate]]:
+    """The sources whose best candidates lead, and the candidates of the others, best first."""
+    ordered = _ordered(first.candidates)
+    sources = list({candidate.source.name: candidate.source for candidate in ordered}.values())
+    kept = {source.name for source in sources[:keep]}
+    return sources[:keep], [candidate for candidate in ordered if candidate.source.name not in kept]
 
 
 def _score_levels(
@@ -182,7 +248,7 @@ def _score_levels(
         val_features = made.at(level.index, val)
         head = best_linear_head((features, codes[train]), (val_features, codes[val]), len(dataset.classes))
         score = metric(head.probabilities(val_features), codes[val])
-        candidates.append(Candidate(source, level.index, proxies, head, score))
+        candidates.append(Candidate(source, level.index, proxies, head, score, len(train)))
     return candidates
 
 

@@ -37,8 +37,9 @@ def score(
         listeners: told of progress.
 
     Returns:
-        Columns rank, source, level, levels, channels, parameters, flops, one per proxy, linear_probe
-        (validation score), expected (the combined percentile that orders the rows) and its uncertainty.
+        Columns rank, source, level, levels, channels, parameters, flops, images (training images probed), one per
+        proxy, linear_probe (validation score), expected (the combined percentile that orders the rows) and its
+        uncertainty. Many sources race: those that a few images put behind come last, with what these said.
     """
 
     def tell(event: object) -> None:

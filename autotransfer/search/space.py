@@ -73,10 +73,24 @@ class Training(_Strict):
     """What is the same for every trial."""
 
     batch_size: Annotated[int, Field(ge=2, le=4096)] = 32
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    clip_grad: Annotated[float, Field(ge=0)] = 1.0
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    early_stopping: Annotated[int, Field(ge=0)] = 0
     augmentation: Literal["none", "light", "flip"] = "light"
+    randaugment: Annotated[int, Field(ge=0, le=30)] = 0
+    mixup: Annotated[float, Field(ge=0)] = 0.0
+    cutmix: Annotated[float, Field(ge=0)] = 0.0
+    random_erasing: Annotated[float, Field(ge=0, le=1)] = 0.0
+    cached_views: Annotated[int, Field(ge=0, le=64)] = 4
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     drop_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    imbalance: Literal["none", "loss", "sampler"] = "none"
     head: Literal["linear_probe", "random"] = "linear_probe"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    compile: bool = False
     max_image_size: Annotated[int, Field(ge=16)] | None = None
 
 
@@ -85,6 +99,9 @@ class Probing(_Strict):
 
     max_train_images: Annotated[int, Field(ge=20)] = 2000
     max_val_images: Annotated[int, Field(ge=20)] = 1000
+    race_above: Annotated[int, Field(ge=1, description="more sources than this race")] = 12
+    race_images: Annotated[int, Field(ge=20, description="training images that all of them are probed on")] = 300
+    race_keep: Annotated[float, Field(gt=0, le=1, description="this fraction, best first, is probed in full")] = 0.34
 
 
 class Pruning(_Strict):

@@ -81,7 +81,8 @@ def _worth_training(study: optuna.Study, workshop: Workshop, seconds: float | No
     wanted = workshop.space.parameters.epochs.largest() / 2
 
     def worth(candidate: Candidate) -> float:
-        config = linear_probe_config(workshop, candidate.source.name, candidate.level).replace(epochs=1)
+        probed = linear_probe_config(workshop, candidate.source.name, candidate.level)
+        config = probed.replace(frozen_layers=0, cached_views=0, epochs=1)
         epochs = seconds * _SHARE_OF_ALWAYS_RUN / max(1e-9, forecast.seconds(config))
         return candidate.expected * min(1.0, epochs / wanted)
 
@@ -214,7 +215,6 @@ def _train_trial(
     listener: Listener,
 ) -> _Outcome:
     """Train, report every epoch, and keep the weights; whatever goes wrong fails this trial alone."""
-    source = workshop.source(config.source)
     name = workshop.metric.name
     started = perf_counter()
 
@@ -224,7 +224,9 @@ def _train_trial(
             metrics |= {f"val.{name}": report.score, "val.loss": report.val_loss}
             trial.report(report.score, report.epoch)
         seconds = perf_counter() - started
-        trial.set_user_attr("train_over_forward", forecast.ratio(config, report.epoch, seconds))
+        ratio = forecast.ratio(config, report.epoch, seconds)
+        if ratio is not None:
+            trial.set_user_attr("train_over_forward", ratio)
         listener(EpochFinished(trial.number, report.epoch, metrics, report.seconds))
         if report.epoch < config.epochs and role not in _ALWAYS_RUN and trial.should_prune():
             raise optuna.TrialPruned(f"its learning curve is below the median at epoch {report.epoch}")
@@ -234,32 +236,25 @@ def _train_trial(
 
     reason = ""
     try:
-        model = workshop.start(config, workshop.dataset.rows("train"))
-        data = Data(
-            workshop.images(source),
-            workshop.dataset.codes,
-            workshop.dataset.rows("train"),
-            workshop.dataset.rows("val"),
-            source.data_config,
-        )
-        try:
-            value = train(
-                model,
-                config,
-                data,
-                metric=workshop.metric,
-                device=workshop.device,
-                seed=workshop.seed + trial.number,
-                on_epoch=on_epoch,
-                go_on=go_on,
-            )
-        except InterruptedError as stopped:
-            if role not in _ALWAYS_RUN or not workshop.go_on():
-                raise
-            # Slower than forecast: what it has learnt is still the baseline, and the search must go on.
-            probabilities = predict_probabilities(model, data.images, data.val, data.preprocessing, workshop.device)
-            value = workshop.metric(probabilities, data.codes[data.val])
-            reason = f"{stopped}: its share of the budget was used"
+        train_rows, val_rows = workshop.dataset.rows("train"), workshop.dataset.rows("val")
+        with workshop.started(config, train_rows) as (model, inputs):
+            data = Data(inputs, workshop.dataset.codes, train_rows, val_rows)
+            try:
+                value = train(
+                    model,
+                    config,
+                    data,
+                    metric=workshop.metric,
+                    seed=workshop.seed + trial.number,
+                    on_epoch=on_epoch,
+                    go_on=go_on,
+                )
+            except InterruptedError as stopped:
+                if role not in _ALWAYS_RUN or not workshop.go_on():
+                    raise
+                # Slower than forecast: what it has learnt is still the baseline, and the search must go on.
+                value = workshop.metric(predict_probabilities(model, inputs, val_rows), data.codes[val_rows])
+                reason = f"{stopped}: its share of the budget was used"
     except optuna.TrialPruned as pruned:
         return _Outcome(TrialState.PRUNED, reason=str(pruned))
     except InterruptedError:

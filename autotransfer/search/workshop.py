@@ -1,20 +1,23 @@
 """All that a trial needs and that does not change between trials."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from autotransfer.datasets import Dataset, DecodedImages
 from autotransfer.probing import fit_linear_head
 from autotransfer.search.candidates import Pool
 from autotransfer.search.space import Space
+from autotransfer.settings import settings
 from autotransfer.sources import Source
+from autotransfer.transfer.activations import ActivationStore
 from autotransfer.transfer.config import TransferConfig
 from autotransfer.transfer.evaluation import Metric
+from autotransfer.transfer.inputs import ImageInputs, Inputs, Rows
 from autotransfer.transfer.norms import extract_features, recalibrate
 from autotransfer.transfer.surgery import TransferModel, transfer
 from autotransfer.transfer.training import set_classifier
@@ -37,11 +40,6 @@ class Workshop:
     latencies_ms: dict[tuple[str, int], float]
     go_on: Callable[[], bool]
 
-    def images(self, source: Source) -> npt.NDArray[np.uint8]:
-        """The target's decoded images at the size that `source` is used at."""
-        size = self.pool.image_sizes[source.name]
-        return DecodedImages(self.dataset, size, source.data_config.interpolation, cache_dir=self.cache_dir).array
-
     def source(self, name: str) -> Source:
         """The source of that name."""
         return next(source for source in self.pool.sources() if source.name == name)
@@ -58,26 +56,46 @@ class Workshop:
             drop_rate=config.drop_rate,
         )
 
-    def start(self, config: TransferConfig, rows: npt.NDArray[np.int64]) -> TransferModel:
-        """The network of `config` as training on `rows` begins.
+    @contextmanager
+    def started(self, config: TransferConfig, rows: Rows) -> Iterator[tuple[TransferModel, Inputs]]:
+        """The network of `config` as training on `rows` begins, and where its batches come from.
 
         Where its head is to start from the linear probe: the norms that train measure the target's statistics,
-        and the head is solved on the features that follow, over those of `rows` that were probed.
+        and the head is solved on the features that follow, over those of `rows` that were probed. While the
+        context is open, frozen modules whose activations are kept are out of the network.
         """
         model = self.build(config)
+        with self._activations(config).inputs(model, config, self.inputs(config.source), self.go_on) as inputs:
+            self._solve_head(model, config, inputs, rows)
+            yield model, inputs
+
+    def inputs(self, source: str) -> ImageInputs:
+        """The target's images as a source wants them."""
+        found = self.source(source)
+        return ImageInputs(self.decoded(found).array, found.data_config, self.device)
+
+    def decoded(self, source: Source) -> DecodedImages:
+        """The target's decoded images at the size that `source` is used at."""
+        size = self.pool.image_sizes[source.name]
+        return DecodedImages(self.dataset, size, source.data_config.interpolation, cache_dir=self.cache_dir)
+
+    def _activations(self, config: TransferConfig) -> ActivationStore:
+        splits = tuple(rows for rows in (self.dataset.rows("train"), self.dataset.rows("val")) if len(rows))
+        images_id = f"{self.decoded(self.source(config.source)).path.stem} {config.source}"
+        return ActivationStore(self.cache_dir, settings().cache_limit, images_id, splits)
+
+    def _solve_head(self, model: TransferModel, config: TransferConfig, inputs: Inputs, rows: Rows) -> None:
         if config.head != "linear_probe" or config.from_scratch or config.upper_layers == "reinit":
-            return model
-        source, made = self.source(config.source), self.pool.probes[config.source]
+            return
+        made = self.pool.probes[config.source]
         strength = self.pool.get(config.source, config.transferred_layers).head.strength
         known = rows[np.isin(rows, made.rows)]
-        images, preprocessing = self.images(source), source.data_config
-        if recalibrate(model, images, known, preprocessing, self.device, seed=self.seed):
-            features = extract_features(model, images, known, preprocessing, self.device)
+        if recalibrate(model, inputs, known, seed=self.seed):
+            features = extract_features(model, inputs, known)
         else:
             features = made.at(config.transferred_layers, known)
         head = fit_linear_head(features, self.dataset.codes[known], len(self.dataset.classes), strength)
         set_classifier(model, head.weight, head.bias)
-        return model
 
 
 def linear_probe_config(workshop: Workshop, source: str, level: int) -> TransferConfig:
@@ -98,14 +116,8 @@ def linear_probe_config(workshop: Workshop, source: str, level: int) -> Transfer
 def with_training(workshop: Workshop, config: TransferConfig) -> TransferConfig:
     """A configuration with what the space sets for every trial."""
     training = workshop.space.training
-    return config.replace(
-        batch_size=training.batch_size,
-        augmentation=training.augmentation,
-        label_smoothing=training.label_smoothing,
-        drop_rate=training.drop_rate,
-        head=training.head,
-        image_size=workshop.pool.image_sizes[config.source],
-    )
+    chosen = training.model_dump(exclude={"max_image_size"})
+    return config.replace(**chosen, image_size=workshop.pool.image_sizes[config.source])
 
 
 def exceeds_limits(config: TransferConfig, workshop: Workshop) -> str:

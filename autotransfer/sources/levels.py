@@ -97,6 +97,26 @@ def find_levels(model: nn.Module, image_size: int, in_channels: int = 3) -> tupl
     return tuple(levels)
 
 
+def whole_network(model: nn.Module, image_size: int, in_channels: int = 3) -> Level:
+    """The one level of an architecture that cannot be cut: all that its own classifier reads from.
+
+    Args:
+        model: any timm model with `forward_features` and `forward_head`; left in the mode it was in.
+        image_size: side of the square input in pixels.
+        in_channels: input channels.
+    """
+    network: Any = model
+    was_training = model.training
+    _evaluation_mode(model)
+    image = torch.zeros(1, in_channels, image_size, image_size, device=next(model.parameters()).device)
+    try:
+        with torch.no_grad():
+            side = network.forward_features(image).shape[-1]
+        return _whole_network(model, image, 1, -1, image_size / side)
+    finally:
+        model.train(was_training)
+
+
 def _evaluation_mode(model: nn.Module) -> nn.Module:
     """Evaluation mode, by way of training mode: LeViT and its kin keep biases from pass to pass in between."""
     return model.train().eval()

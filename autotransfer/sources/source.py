@@ -1,6 +1,7 @@
 """A source: one pretrained model that can be transferred, and what is known of it before and after loading."""
 
 import hashlib
+import logging
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +12,9 @@ from torch import nn
 
 from autotransfer.errors import SourceError
 from autotransfer.sources.hub import hub_or_cache
-from autotransfer.sources.levels import Level, classifier_parameters, find_levels
+from autotransfer.sources.levels import Level, classifier_parameters, find_levels, whole_network
+
+logger = logging.getLogger(__name__)
 
 SourceKind = Literal["timm", "hf-hub", "local-dir", "embedded"]
 
@@ -100,14 +103,25 @@ class Source:
     def levels(self) -> tuple[Level, ...]:
         """Where this source can be cut, 1..K from the input, with size and cost at its own image size.
 
+        An architecture that cannot be cut has one level, the whole network.
+
         Raises:
-            SourceError: the architecture cannot be built or cut.
+            SourceError: the architecture cannot be built or run.
         """
-        model = self.build()
-        try:
-            return find_levels(model, self.data_config.image_size)
-        except _ARCHITECTURE_FAILS as error:
-            raise SourceError(f"source '{self.name}' cannot be cut: {_reason(error)}") from error
+        import torch
+
+        with torch.random.fork_rng(devices=[]):  # looking must not change what is drawn next
+            model = self.build()
+            try:
+                return find_levels(model, self.data_config.image_size)
+            except (SourceError, *_ARCHITECTURE_FAILS) as error:
+                reason = _reason(error)
+            try:
+                level = whole_network(model, self.data_config.image_size)
+            except _ARCHITECTURE_FAILS as error:
+                raise SourceError(f"source '{self.name}' cannot be used: {_reason(error)}") from error
+        logger.warning("source '%s' is offered at full depth only: %s", self.name, reason)
+        return (level,)
 
     @cached_property
     def has_classifier(self) -> bool:

@@ -19,6 +19,7 @@ from autotransfer.datasets import decode_image
 from autotransfer.errors import ModelDirectoryError, SourceError
 from autotransfer.sources import DataConfig, Source, load_plugins, plugin_file, plugin_name
 from autotransfer.transfer.config import TransferConfig
+from autotransfer.transfer.inputs import ImageInputs
 from autotransfer.transfer.surgery import TransferModel, build_network
 from autotransfer.transfer.training import predict_probabilities
 
@@ -59,8 +60,8 @@ class TrainedModel:
         for start in range(0, len(images), _PREDICT_AT_ONCE):
             chosen = images[start : start + _PREDICT_AT_ONCE]
             pixels = np.stack([decode_image(image, size, self.preprocessing.interpolation) for image in chosen])
-            rows = np.arange(len(pixels))
-            parts.append(predict_probabilities(self.network, pixels, rows, self.preprocessing, device))
+            inputs = ImageInputs(pixels, self.preprocessing, device)
+            parts.append(predict_probabilities(self.network, inputs, np.arange(len(pixels))))
         return np.concatenate(parts) if parts else np.empty((0, len(self.classes)), np.float32)
 
     def predict(self, images: Sequence[str | PathLike[str] | bytes]) -> pd.DataFrame:

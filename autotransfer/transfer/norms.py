@@ -14,8 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from autotransfer.sources import DataConfig
-from autotransfer.transfer.preprocessing import normalise, to_batch
+from autotransfer.transfer.inputs import Inputs, Rows
 from autotransfer.transfer.surgery import TransferModel
 
 _BATCH_SIZE = 64
@@ -23,29 +22,19 @@ _ENOUGH_IMAGES = 512
 
 
 @torch.no_grad()
-def recalibrate(
-    model: TransferModel,
-    images: npt.NDArray[np.uint8],
-    rows: npt.NDArray[np.int64],
-    preprocessing: DataConfig,
-    device: torch.device,
-    *,
-    seed: int = 0,
-) -> bool:
+def recalibrate(model: TransferModel, inputs: Inputs, rows: Rows, *, seed: int = 0) -> bool:
     """Set the running statistics of the batch norms that train to those of at most 512 of the target's images.
 
     Args:
         model: changed in place; norms of frozen levels keep their statistics.
-        images: uint8 [n, H, W, 3].
+        inputs: where batches come from; the model is moved to their device.
         rows: which images may be looked at, at least two.
-        preprocessing: mean and standard deviation that the network wants.
-        device: where the passes run; the model is moved there.
         seed: which images are drawn, where there are more.
 
     Returns:
         False where no batch norm trains (nothing was changed).
     """
-    model.to(device).train()
+    model.to(inputs.device).train()
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
     norms = [norm for norm in norms if norm.track_running_stats]
     chosen = np.random.default_rng(seed).permutation(rows)[:_ENOUGH_IMAGES]
@@ -55,7 +44,7 @@ def recalibrate(
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # the mean over batches instead of a moving one
-    for batch in _batches(images, chosen, preprocessing, device):
+    for batch in _batches(inputs, chosen):
         if len(batch) > 1:
             model.features(batch)
     for norm, momentum in zip(norms, momenta, strict=True):
@@ -64,22 +53,13 @@ def recalibrate(
 
 
 @torch.inference_mode()
-def extract_features(
-    model: TransferModel,
-    images: npt.NDArray[np.uint8],
-    rows: npt.NDArray[np.int64],
-    preprocessing: DataConfig,
-    device: torch.device,
-) -> npt.NDArray[np.float32]:
+def extract_features(model: TransferModel, inputs: Inputs, rows: Rows) -> npt.NDArray[np.float32]:
     """What the classifier reads, in evaluation mode: [len(rows), D]."""
-    model.to(device).eval()
-    parts = [model.features(batch).float().cpu().numpy() for batch in _batches(images, rows, preprocessing, device)]
+    model.to(inputs.device).eval()
+    parts = [model.features(batch).float().cpu().numpy() for batch in _batches(inputs, rows)]
     return np.concatenate(parts) if parts else np.empty((0, model.classifier.in_features), np.float32)
 
 
-def _batches(
-    images: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64], preprocessing: DataConfig, device: torch.device
-) -> Iterator[Tensor]:
+def _batches(inputs: Inputs, rows: Rows) -> Iterator[Tensor]:
     for start in range(0, len(rows), _BATCH_SIZE):
-        chosen = images[rows[start : start + _BATCH_SIZE]]
-        yield normalise(to_batch(chosen, device), preprocessing.mean, preprocessing.std)
+        yield inputs.batch(rows[start : start + _BATCH_SIZE])

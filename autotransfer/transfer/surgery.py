@@ -25,6 +25,8 @@ class TransferModel(nn.Module):
     Attributes:
         backbone: the timm network, pruned where `upper_layers` is `drop`.
         head: the classifier of a cut network, else None.
+        frozen_modules: names of the backbone's modules that belong to the frozen levels.
+        replays_features: the network is called with its features instead of with images.
     """
 
     def __init__(self, backbone: nn.Module, *, cut_at: int | None, head: nn.Linear | None, drop_rate: float):
@@ -33,6 +35,8 @@ class TransferModel(nn.Module):
         self.head = head
         self.drop_rate = drop_rate
         self._cut_at = cut_at
+        self.frozen_modules: frozenset[str] = frozenset()
+        self.replays_features = False
         self._fixed_modules: tuple[nn.Module, ...] = ()
 
     @property
@@ -46,6 +50,8 @@ class TransferModel(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """What the classifier reads: [n, D]."""
+        if self.replays_features:
+            return images
         if self._cut_at is None:
             return pooled_features(self.backbone, images)
         return level_features(self.backbone, images, self._cut_at)
@@ -68,6 +74,7 @@ class TransferModel(nn.Module):
         for name, parameter in self.backbone.named_parameters():
             if name in parameters:
                 parameter.requires_grad_(False)
+        self.frozen_modules = modules
         self._fixed_modules = tuple(module for name, module in self.backbone.named_modules() if name in modules)
         self.train(self.training)
 

@@ -1,41 +1,52 @@
-"""Training one transfer configuration, epoch by epoch."""
+"""Training one transfer configuration, epoch by epoch.
 
+A training is a value that can be written down after any epoch and gone on with in another process: weights,
+optimizer, moving average, best epoch, and the state of every generator of random numbers.
+"""
+
+import contextlib
+import copy
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from autotransfer.errors import TrainingError
-from autotransfer.sources import DataConfig
+from autotransfer.transfer.augmentation import Augmentation
 from autotransfer.transfer.config import TransferConfig
 from autotransfer.transfer.evaluation import Metric
-from autotransfer.transfer.preprocessing import augmenter, normalise, to_batch
+from autotransfer.transfer.inputs import Inputs, Rows
+from autotransfer.transfer.optimisation import balanced_weights, make_loss, make_mixing, make_optimizer, make_schedule
 from autotransfer.transfer.surgery import TransferModel
 
+logger = logging.getLogger(__name__)
+
 EVALUATION_BATCH = 128
-_WARM_UP = 0.1
+_SMALLEST_PART = 2  # images that go through the network together: batch norm needs two
 
 
 @dataclass(frozen=True)
 class Data:
-    """Decoded images and labels, and which rows are for what.
+    """Where batches come from, the labels, and which rows are for what.
 
     Attributes:
-        images: uint8 [n, H, W, 3], memory-mapped.
-        codes: int64 [n].
+        inputs: images, or activations of a frozen part.
+        codes: int64 [n], class indices.
         train, val: row positions.
-        preprocessing: mean and standard deviation that the network wants.
     """
 
-    images: npt.NDArray[np.uint8]
+    inputs: Inputs
     codes: npt.NDArray[np.int64]
-    train: npt.NDArray[np.int64]
-    val: npt.NDArray[np.int64]
-    preprocessing: DataConfig
+    train: Rows
+    val: Rows
 
 
 @dataclass(frozen=True)
@@ -55,82 +66,249 @@ def train(
     data: Data,
     *,
     metric: Metric,
-    device: torch.device,
     seed: int,
     on_epoch: Callable[[EpochReport], None] = lambda report: None,
     go_on: Callable[[], bool] = lambda: True,
+    state_file: Path | None = None,
 ) -> float | None:
-    """Train `model` in place with AdamW and a one-cycle schedule.
+    """Train `model` in place.
 
     Args:
-        model: from `transfer`, its classifier already where it shall start.
+        model: from `transfer`, its classifier already where it shall start; it is moved to the inputs' device.
         config: the configuration being evaluated.
-        data: images and rows; where `val` is empty nothing is evaluated.
+        data: inputs, labels and rows; where `val` is empty nothing is evaluated.
         metric: the objective.
-        device: where it runs; the model is moved there.
         seed: of order and augmentation: same seed, same device, same result.
-        on_epoch: told after every epoch; may raise to end the training.
+        on_epoch: told after every epoch; may raise to end the training. Epochs that an earlier process has
+            trained are told again.
         go_on: asked before every step; where it says False, `InterruptedError` is raised.
+        state_file: where the state is kept after every epoch; if it is there already and belongs to the same
+            configuration and seed, training goes on from it, with the result that it would have had.
 
     Returns:
-        The metric on the validation rows after the last epoch, None without validation rows.
+        The metric on the validation rows of the weights that are left in `model`: those of the last epoch (of
+        the best one with early stopping); None without validation rows.
 
     Raises:
         TrainingError: the loss is no longer a finite number.
+        torch.OutOfMemoryError: not even two images fit into memory.
     """
-    torch.manual_seed(seed)
-    generator = np.random.default_rng(seed)
-    model.to(device).to(memory_format=torch.channels_last)
-    optimizer = _optimizer(model, config)
-    steps = len(list(_batches(data.train, config.batch_size, generator=None)))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, config.learning_rate, total_steps=max(2, steps * config.epochs), pct_start=_WARM_UP
-    )
-    loss_function = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
-    change = augmenter(config.augmentation, config.image_size)
-    score: float | None = None
-    for epoch in range(1, config.epochs + 1):
+    training = _Training(model, config, data, metric, seed)
+    if state_file is not None:
+        training.read(state_file)
+    for report in training.reports:
+        on_epoch(report)
+    while training.epoch < config.epochs and not training.stalled:
         started = time.perf_counter()
-        model.train()
+        train_loss = training.run_epoch(go_on)
+        score, val_loss = training.evaluate()
+        report = EpochReport(training.epoch, train_loss, score, val_loss, time.perf_counter() - started)
+        training.reports.append(report)
+        if state_file is not None:
+            training.write(state_file)
+        on_epoch(report)
+    return training.finish()
+
+
+class _Training:
+    """A training between two epochs."""
+
+    def __init__(self, model: TransferModel, config: TransferConfig, data: Data, metric: Metric, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.model, self._config, self._data, self._metric, self._seed = model, config, data, metric, seed
+        self._device = data.inputs.device
+        self._generator = np.random.default_rng(seed)
+        model.to(self._device).to(memory_format=torch.channels_last)
+        self._network: Callable[[Tensor], Tensor] = torch.compile(model) if config.compile else model
+        classes = model.classifier.out_features
+        weights = balanced_weights(data.codes[data.train], classes)
+        self._sampling = weights[data.codes[data.train]] if config.imbalance == "sampler" else None
+        weighted = torch.from_numpy(weights).float().to(self._device) if config.imbalance == "loss" else None
+        self._loss, self._mix = make_loss(config, weighted), make_mixing(config, classes)
+        self._augmentation = Augmentation.of(config)
+        self._optimizer = make_optimizer(model, config)
+        self._steps_an_epoch = len(_starts(len(data.train), config.batch_size))
+        self._schedule = make_schedule(self._optimizer, config, self._steps_an_epoch * config.epochs)
+        self._autocast = autocast_type(config, self._device)
+        self._scaler = torch.amp.GradScaler(enabled=self._autocast == torch.float16)
+        self._ema = ModelEmaV3(model, config.ema_decay, use_warmup=True) if config.ema_decay else None
+        self._step, self._parts = 0, 1
+        self._best: tuple[float, dict[str, Tensor]] | None = None
+        self._since_best = 0
+        self.epoch = 0
+        self.reports: list[EpochReport] = []
+
+    @property
+    def stalled(self) -> bool:
+        """True where early stopping has seen enough."""
+        return 0 < self._config.early_stopping <= self._since_best
+
+    def run_epoch(self, go_on: Callable[[], bool]) -> float:
+        """Train on every training row once; the mean loss."""
+        self.epoch += 1
+        self.model.train()
         losses = []
-        for rows in _batches(data.train, config.batch_size, generator):
+        for rows in self._batches():
             if not go_on():
-                raise InterruptedError(f"stopped in epoch {epoch} of {config.epochs}")
-            batch = to_batch(data.images[rows], device)
-            batch = normalise(change(batch) if change else batch, data.preprocessing.mean, data.preprocessing.std)
-            loss = loss_function(model(batch), torch.as_tensor(data.codes[rows], device=device))
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.detach())
-        train_loss = float(torch.stack(losses).mean())
-        if not np.isfinite(train_loss):
-            raise TrainingError(f"diverged in epoch {epoch}: the loss is {train_loss}")
-        val_loss = None
-        if len(data.val):
-            probabilities = predict_probabilities(model, data.images, data.val, data.preprocessing, device)
-            score = metric(probabilities, data.codes[data.val])
-            val_loss = log_loss(probabilities, data.codes[data.val])
-        on_epoch(EpochReport(epoch, train_loss, score, val_loss, time.perf_counter() - started))
-    return score
+                raise InterruptedError(f"stopped in epoch {self.epoch} of {self._config.epochs}")
+            self._schedule.step_update(self._step)
+            losses.append(self._take_step(rows))
+            self._step += 1
+        loss = float(torch.stack(losses).mean())
+        if not np.isfinite(loss):
+            raise TrainingError(f"diverged in epoch {self.epoch}: the loss is {loss}")
+        return loss
+
+    def evaluate(self) -> tuple[float | None, float | None]:
+        """The metric and the log loss on the validation rows, by the averaged weights where there are any."""
+        data = self._data
+        if not len(data.val):
+            return None, None
+        with self._averaged():
+            probabilities = predict_probabilities(self.model, data.inputs, data.val)
+            codes = data.codes[data.val]
+            score, loss = self._metric(probabilities, codes), log_loss(probabilities, codes)
+            self._since_best += 1
+            if self._best is None or self._metric.better(score, self._best[0]):
+                self._since_best = 0
+                kept = copy.deepcopy(self.model.state_dict()) if self._config.early_stopping else {}
+                self._best = (score, kept)
+        return score, loss
+
+    def finish(self) -> float | None:
+        """Leave the weights in the model that are to be kept; their score."""
+        if self._best is not None and self._config.early_stopping:
+            self.model.load_state_dict(self._best[1])
+            return self._best[0]
+        if self._ema is not None and self.epoch:
+            self.model.load_state_dict(self._ema.module.state_dict())
+        return self.reports[-1].score if self.reports else None
+
+    def _take_step(self, rows: Rows) -> Tensor:
+        """One step of the optimizer; where the batch does not fit into memory, in as many parts as fit."""
+        while True:
+            try:
+                loss = self._gradients(rows)
+                break
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                if len(rows) // (2 * self._parts) < _SMALLEST_PART:
+                    raise torch.OutOfMemoryError(str(error)) from error
+            self._parts *= 2
+            logger.info("out of memory: batches of %d go through in %d parts", len(rows), self._parts)
+            self._optimizer.zero_grad(set_to_none=True)
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
+        if self._config.clip_grad:
+            self._scaler.unscale_(self._optimizer)
+            trained = [p for group in self._optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(trained, self._config.clip_grad)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        if self._ema is not None:
+            self._ema.update(self.model, step=self._step)
+        return loss
+
+    def _gradients(self, rows: Rows) -> Tensor:
+        """Accumulate the gradient of the mean loss over `rows`; the loss."""
+        self._optimizer.zero_grad(set_to_none=True)
+        inputs, total = self._data.inputs, torch.zeros((), device=self._device)
+        for part in np.array_split(rows, min(self._parts, max(1, len(rows) // _SMALLEST_PART))):
+            batch = inputs.augmented(part, self._augmentation)
+            targets = torch.from_numpy(self._data.codes[part]).to(self._device)
+            if self._mix is not None:
+                batch, targets = self._mix(batch, targets)
+            with torch.autocast(self._device.type, self._autocast, enabled=self._autocast is not None):
+                loss = self._loss(self._network(batch), targets).sum() / len(rows)
+            scaled: Any = self._scaler.scale(loss)
+            scaled.backward()
+            total += loss.detach()
+        return total
+
+    def _batches(self) -> Iterator[Rows]:
+        rows = self._data.train
+        if self._sampling is None:
+            order = self._generator.permutation(rows)
+        else:
+            order = self._generator.choice(rows, len(rows), p=self._sampling / self._sampling.sum())
+        starts = _starts(len(order), self._config.batch_size)
+        for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
+            yield order[start:end]
+
+    @contextlib.contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The moving average of the weights in place of the weights, for a while."""
+        if self._ema is None:
+            yield
+            return
+        own = copy.deepcopy(self.model.state_dict())
+        self.model.load_state_dict(self._ema.module.state_dict())
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(own)
+
+    def write(self, path: Path) -> None:
+        """Write the whole state to a file: all of it or nothing."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        torch.save(
+            {
+                "belongs_to": self._identity(),
+                "epoch": self.epoch,
+                "step": self._step,
+                "parts": self._parts,
+                "reports": [vars(report) for report in self.reports],
+                "model": self.model.state_dict(),
+                "optimizer": self._optimizer.state_dict(),
+                "scaler": self._scaler.state_dict(),
+                "ema": self._ema.module.state_dict() if self._ema is not None else {},
+                "best": self._best,
+                "since_best": self._since_best,
+                "order": self._generator.bit_generator.state,
+                "torch": torch.get_rng_state(),
+                "cuda": torch.cuda.get_rng_state(self._device) if self._device.type == "cuda" else None,
+            },
+            temporary,
+        )
+        temporary.replace(path)
+
+    def read(self, path: Path) -> None:
+        """Go on from a file that `write` wrote; a file of another training, or a damaged one, is left aside."""
+        try:
+            state: dict[str, Any] = torch.load(path, map_location=self._device, weights_only=True)
+        except FileNotFoundError:
+            return
+        except Exception as error:  # whatever torch raises on half a file: training starts anew
+            logger.warning("%s cannot be read (%s): training starts anew", path, error)
+            return
+        if state.get("belongs_to") != self._identity():
+            return
+        self.model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
+        if self._ema is not None:
+            self._ema.module.load_state_dict(state["ema"])
+        self.epoch, self._step, self._parts = state["epoch"], state["step"], state["parts"]
+        self.reports = [EpochReport(**report) for report in state["reports"]]
+        self._best, self._since_best = state["best"], state["since_best"]
+        self._generator.bit_generator.state = state["order"]
+        torch.set_rng_state(state["torch"].cpu())
+        if state["cuda"] is not None:
+            torch.cuda.set_rng_state(state["cuda"].cpu(), self._device)
+
+    def _identity(self) -> str:
+        return f"{self._config.to_dict()} seed {self._seed} on {len(self._data.train)} rows"
 
 
 @torch.inference_mode()
-def predict_probabilities(
-    model: TransferModel,
-    images: npt.NDArray[np.uint8],
-    rows: npt.NDArray[np.int64],
-    preprocessing: DataConfig,
-    device: torch.device,
-) -> npt.NDArray[np.float32]:
-    """Class probabilities [len(rows), num_classes] of decoded images, in evaluation mode."""
-    model.to(device).eval()
+def predict_probabilities(model: TransferModel, inputs: Inputs, rows: Rows) -> npt.NDArray[np.float32]:
+    """Class probabilities [len(rows), num_classes], in evaluation mode."""
+    model.to(inputs.device).eval()
     parts = []
     for start in range(0, len(rows), EVALUATION_BATCH):
-        batch = to_batch(images[rows[start : start + EVALUATION_BATCH]], device)
-        logits: Tensor = model(normalise(batch, preprocessing.mean, preprocessing.std))
+        logits: Tensor = model(inputs.batch(rows[start : start + EVALUATION_BATCH]))
         parts.append(logits.float().softmax(dim=1).cpu().numpy())
     return np.concatenate(parts) if parts else np.empty((0, model.classifier.out_features), np.float32)
 
@@ -148,25 +326,23 @@ def set_classifier(model: TransferModel, weight: npt.NDArray[np.float32], bias: 
     model.classifier.bias.copy_(torch.from_numpy(bias))
 
 
-def _batches(
-    rows: npt.NDArray[np.int64], size: int, generator: np.random.Generator | None
-) -> Iterator[npt.NDArray[np.int64]]:
-    """Shuffled batches of at least two rows (batch norm needs two): a last single row joins its neighbour."""
-    order = rows if generator is None else generator.permutation(rows)
-    starts = list(range(0, len(order), size))
-    if len(starts) > 1 and len(order) - starts[-1] == 1:
+def autocast_type(config: TransferConfig, device: torch.device) -> torch.dtype | None:
+    """The type of mixed precision, None for float32 throughout."""
+    if config.precision == "auto":
+        if device.type != "cuda":
+            return None  # few CPUs compute in bfloat16 faster than in float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[config.precision]
+
+
+def _starts(count: int, size: int) -> list[int]:
+    """Where batches of at least two rows start (batch norm needs two): a last single row joins its neighbour."""
+    starts = list(range(0, count, size))
+    if len(starts) > 1 and count - starts[-1] == 1:
         starts.pop()
-    for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
-        yield order[start:end]
+    return starts
 
 
-def _optimizer(model: TransferModel, config: TransferConfig) -> torch.optim.AdamW:
-    """AdamW; norms and biases (one-dimensional parameters) are not decayed."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return torch.optim.AdamW(
-        [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-        ],
-        lr=config.learning_rate,
-    )
+def _is_out_of_memory(error: BaseException) -> bool:
+    """True for a GPU's exception and for what the CPU's allocator says."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -110,12 +110,10 @@ def measure(options: argparse.Namespace) -> None:
                     ),
                 )
                 train_rows, test_rows = dataset.rows("train", "val"), dataset.rows("test")
-                model = workshop.start(config, train_rows)
-                images = workshop.images(source)
-                none = np.empty(0, np.int64)
-                data = Data(images, dataset.codes, train_rows, none, source.data_config)
-                train(model, config, data, metric=metric, device=cpu, seed=0)
-                probabilities = predict_probabilities(model, images, test_rows, source.data_config, cpu)
+                with workshop.started(config, train_rows) as (model, inputs):
+                    data = Data(inputs, dataset.codes, train_rows, np.empty(0, np.int64))
+                    train(model, config, data, metric=metric, seed=0)
+                probabilities = predict_probabilities(model, workshop.inputs(source.name), test_rows)
                 rows.append(
                     {
                         "dataset": name,

@@ -167,14 +167,12 @@ class Bench:
         """On the test images, after training on train + validation images (0 epochs: the head alone is solved)."""
         from autotransfer.transfer.training import Data, predict_probabilities, train
 
-        source, shop = self.workshop.source(config.source), self.workshop
-        images, preprocessing = shop.images(source), source.data_config
         rows, test = self.dataset.rows("train", "val"), self.dataset.rows("test")
-        model = shop.start(config, rows)
-        if config.epochs:
-            data = Data(images, self.dataset.codes, rows, np.empty(0, np.int64), preprocessing)
-            train(model, config, data, metric=self.metric, device=shop.device, seed=self.seed)
-        probabilities = predict_probabilities(model, images, test, preprocessing, shop.device)
+        with self.workshop.started(config, rows) as (model, inputs):
+            if config.epochs:
+                data = Data(inputs, self.dataset.codes, rows, np.empty(0, np.int64))
+                train(model, config, data, metric=self.metric, seed=self.seed)
+        probabilities = predict_probabilities(model, self.workshop.inputs(config.source), test)
         return self.metric(probabilities, self.dataset.codes[test])
 
     def _random_features(self, source) -> tuple[int, float]:

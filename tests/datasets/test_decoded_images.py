@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from autotransfer.datasets import Dataset, DecodedImages, decode_image, load_dataset
-from autotransfer.errors import DatasetError
+from autotransfer.errors import CacheError, DatasetError
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def no_decoding(monkeypatch):
 
 
 def files(cache: Path) -> list[str]:
-    return sorted(path.suffix for path in (cache / "decoded").iterdir())
+    return sorted(path.suffix for path in (cache / "decoded").glob("*"))
 
 
 def test_row_i_is_sample_i(dataset, cache):
@@ -133,7 +133,7 @@ def test_an_image_changed_since_loading_is_told_and_leaves_nothing_behind(datase
 
 
 def test_a_disk_too_small_is_told_before_anything_is_written(dataset, cache):
-    with pytest.raises(DatasetError, match=r"need \d+\.\d GB in .* are free"):
+    with pytest.raises(CacheError, match=r"\d+\.\d GB are needed in .* are free"):
         DecodedImages(dataset, 1_000_000, cache_dir=cache)
     assert files(cache) == []
 

@@ -56,7 +56,15 @@ def test_keys_depend_on_every_part_and_not_on_their_order(cache):
     assert len({cache.key(**{**parts, **change}) for change in changes} | keys) == 5
 
 
-@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:-1], lambda data: b"\xff" * 64])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: data[:-1],
+        lambda data: b"\xff" * 64,
+        lambda data: data[:-1] + bytes([data[-1] ^ 1]),  # one bit of one array
+    ],
+)
 def test_a_damaged_entry_counts_as_absent_and_is_replaced(cache, key, tmp_path, caplog, damage):
     cache.put(key, ARRAYS)
     path = entry(cache, tmp_path)
@@ -116,5 +124,5 @@ def test_an_entry_that_cannot_be_marked_is_read_all_the_same(cache, key, monkeyp
         raise PermissionError("another user's file")
 
     cache.put(key, ARRAYS)
-    monkeypatch.setattr("autotransfer.probing.cache.os.utime", refuse)
+    monkeypatch.setattr("autotransfer.disk_cache.os.utime", refuse)
     assert_equal(cache.get(key), ARRAYS)

@@ -192,3 +192,17 @@ def test_a_size_that_the_architecture_does_not_take_is_told(take):
     with pytest.raises(SourceError, match="fails at 64 px: cannot be divided into blocks"):
         take(model=Tiled())
     assert not take(model=Tiled(), image_size=96).cached
+
+
+def test_a_source_that_cannot_be_cut_is_probed_at_full_depth(take, tmp_path, monkeypatch, dataset):
+    import timm
+
+    monkeypatch.delattr(timm.models.ResNet, "forward_intermediates")
+    source = write_source(tmp_path / "whole", "resnet10t")
+    made = take(source=source)
+    model = source.load()
+    with torch.inference_mode():
+        expected = model.forward_head(model.forward_features(batch_of(source, dataset, made.rows)), pre_logits=True)
+    (features,) = made.features
+    assert_close(features, expected.numpy())
+    assert made.probabilities is not None

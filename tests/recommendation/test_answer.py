@@ -93,10 +93,9 @@ def test_where_less_is_better_the_least_is_chosen(digits, cache_dir, tmp_path):
 
 def test_the_chosen_configuration_is_trained_again_on_train_and_validation(study, workshop, digits):
     chosen, found = answer(retold(study, {3: 0.99}), workshop, FOREVER, plugins=())
-    rows, source = digits.rows("train", "val"), workshop.source(chosen.source)
-    model = workshop.start(chosen, rows)
-    data = Data(workshop.images(source), digits.codes, rows, rows[:0], source.data_config)
-    train(model, chosen, data, metric=workshop.metric, device=workshop.device, seed=workshop.seed)
+    rows = digits.rows("train", "val")
+    with workshop.started(chosen, rows) as (model, inputs):
+        train(model, chosen, Data(inputs, digits.codes, rows, rows[:0]), metric=workshop.metric, seed=workshop.seed)
     assert same_weights(found["model"], model.state_dict())
     assert not any("no time" in sentence for sentence in found["why"])
 

@@ -27,9 +27,11 @@ FILES = {
 def saved(request, recommendation, workshop, digits, tmp_path):
     """The recommendation with a cut network and with a whole one, saved: (recommendation, folder)."""
     config = config_of(CONVNEXT, request.param)
+    with workshop.started(config, digits.rows("train")) as (network, _):
+        pass
     model = replace(
         recommendation.model,
-        network=workshop.start(config, digits.rows("train")).eval(),
+        network=network.eval(),
         config=config,
         source=workshop.source(CONVNEXT),
         preprocessing=workshop.source(CONVNEXT).data_config,

@@ -17,7 +17,8 @@ from small_study import CONVNEXT, MOBILENET, SOURCES, Told, small_pool, small_so
 from autotransfer.errors import SourceError
 from autotransfer.proxies import DEFAULT_PROXIES, ProxyValue
 from autotransfer.proxies.combine import combine
-from autotransfer.search.candidates import _ordered
+from autotransfer.search import candidates
+from autotransfer.search.candidates import Pool, _ordered
 from autotransfer.search.events import PhaseStarted, SourceProbed, SourceSkipped
 from autotransfer.sources import Source, find_sources
 from autotransfer.transfer.evaluation import get_metric
@@ -108,7 +109,7 @@ def test_scores_are_in_the_metrics_own_unit(digits, cache_dir):
 def test_the_table_has_one_row_a_candidate_best_first(pool):
     table = pool.table()
     assert list(table.columns) == [
-        *("rank", "source", "level", "levels", "channels", "parameters", "flops"),
+        *("rank", "source", "level", "levels", "channels", "parameters", "flops", "images"),
         *DEFAULT_PROXIES,
         *("linear_probe", "expected", "uncertainty"),
     ]
@@ -223,3 +224,79 @@ def test_a_stop_request_in_the_middle_of_a_probe_drops_that_source_alone(digits,
 def test_a_stop_request_before_anything_is_probed_is_told_as_such(digits, tmp_path):
     with pytest.raises(SourceError, match="stopped before the first source was probed"):
         small_pool(digits, tmp_path, go_on=lambda: False)
+
+
+# The race
+
+
+@pytest.fixture
+def race(digits, cache_dir):
+    """Three sources, of which one goes on after 40 images."""
+
+    def run(**changes) -> Pool:
+        probing = {"race_above": 1, "race_images": 40, "race_keep": 0.3}
+        sources = [*small_sources(), *find_sources(["embedded:resnet10t.glyphs"])]
+        return small_pool(digits, cache_dir, **{"sources": sources, "space": small_space(probing=probing), **changes})
+
+    return run
+
+
+def test_of_many_sources_the_best_after_a_few_images_are_probed_in_full(race, digits):
+    told = Told()
+    pool = race(listener=told)
+    train = len(digits.rows("train"))
+    (winner,) = pool.sources()
+    assert {candidate.images for candidate in pool.candidates} == {train}
+    assert {candidate.images for candidate in pool.raced_out} < set(range(20, 41))
+    assert len({candidate.source.name for candidate in pool.raced_out}) == 2
+    assert [event.total for event in told.of(PhaseStarted)] == [3, 1]
+    assert len(told.of(SourceProbed)) == 4
+    table = pool.table()
+    assert table["rank"].to_list() == list(range(1, len(table) + 1))
+    assert table["source"].iloc[0] == winner.name
+    assert set(table["source"]) == {*SOURCES, "embedded:resnet10t.glyphs"}
+    assert table["images"].is_monotonic_decreasing
+
+
+def test_who_wins_the_race_is_scored_as_without_one(race, digits, cache_dir):
+    pool = race()
+    (winner,) = pool.sources()
+    alone = small_pool(digits, cache_dir, sources=[winner])
+    for candidate in pool.candidates:
+        expected = alone.get(winner.name, candidate.level)
+        assert candidate.linear_probe == expected.linear_probe
+        for name, proxy in candidate.proxies.items():
+            assert proxy.value == pytest.approx(expected.proxies[name].value, rel=1e-5)
+
+
+def test_images_of_the_race_are_not_looked_at_twice(race, digits, monkeypatch):
+    looked_at: dict[str, list[int]] = {}
+    original = candidates.probe
+
+    def watch(source, dataset, rows, **options):
+        looked_at.setdefault(source.name, []).extend(rows.tolist())
+        return original(source, dataset, rows, **options)
+
+    monkeypatch.setattr(candidates, "probe", watch)
+    (winner,) = race().sources()
+    assert sorted(looked_at[winner.name]) == digits.rows("train", "val").tolist()
+    assert max(len(rows) for name, rows in looked_at.items() if name != winner.name) <= 60
+
+
+def test_few_sources_or_few_images_do_not_race(race, digits):
+    for probing in ({"race_above": 3, "race_images": 40}, {"race_above": 1, "race_images": 60}):
+        pool = race(space=small_space(probing=probing))
+        assert len(pool.sources()) == 3
+        assert pool.raced_out == []
+
+
+def test_stopped_after_the_race_all_that_ran_are_the_pool(race):
+    asked, answers = [], Told()
+
+    def go_on() -> bool:
+        asked.append(1)
+        return len(answers.of(SourceProbed)) < 3
+
+    pool = race(listener=answers, go_on=go_on)
+    assert len(pool.sources()) == 3
+    assert pool.raced_out == []

@@ -84,6 +84,25 @@ def test_the_most_epochs_fit_and_one_more_does_not(timed_pool, seconds, level):
     assert guess.seconds(config.replace(epochs=most + 1)) > seconds * (1 - 1e-9)
 
 
+@pytest.mark.parametrize("frozen", [1, 2, 3])
+def test_what_is_frozen_costs_its_forward_pass_only(timed_pool, frozen):
+    """Of three parts of the work, forward, backward to weights and backward to inputs, two are saved."""
+    levels = timed_pool.get(CONVNEXT, 1).source.levels
+    free, frozen_too = (forecast(timed_pool).seconds(config_of(CONVNEXT, 4, frozen_layers=f)) for f in (0, frozen))
+    assert 1 - frozen_too / free == pytest.approx(2 / 3 * levels[frozen - 1].flops / levels[-1].flops)
+
+
+def test_kept_activations_cost_their_views_once_and_then_only_the_rest(timed_pool):
+    levels = timed_pool.get(CONVNEXT, 1).source.levels
+    share = levels[1].flops / levels[-1].flops
+    guess = forecast(timed_pool, {CONVNEXT: [5.0]})
+    config = config_of(CONVNEXT, 4, frozen_layers=2, cached_views=3, epochs=7)
+    assert guess.seconds(config) == pytest.approx(0.9 * 3 * share + 7 * 5.0 * 0.9 * (1 - share))
+    assert guess.ratio(config, 7, 100.0) is None
+    features = guess.seconds(config.replace(frozen_layers=4, epochs=100))
+    assert 0.9 * 3 < features < 0.9 * 3 + 100 * 5.0 * 0.9 * 0.05
+
+
 def test_a_probe_that_took_no_time_still_gives_a_forecast(pool):
     instant = {name: replace(probe, seconds=0.0) for name, probe in pool.probes.items()}
     guess = forecast(replace(pool, probes=instant))

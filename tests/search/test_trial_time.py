@@ -28,6 +28,7 @@ from autotransfer.search.forecast import Forecast, refit_seconds
 from autotransfer.search.study import Budget
 from autotransfer.search.trials import best_trial, queue_first_trials, run_trials
 from autotransfer.search.workshop import Workshop
+from autotransfer.transfer.config import TransferConfig
 from autotransfer.transfer.evaluation import get_metric
 
 
@@ -53,16 +54,19 @@ def timed(workshop: Workshop, epoch_seconds: dict[str, float] | float) -> Worksh
 
 
 def taking(workshop: Workshop, watch: Stopwatch, epoch_seconds: float, told: Told) -> Workshop:
-    """The workshop, an epoch of a whole source taking that long by the stopwatch, that of a cut one its share.
+    """The workshop, an epoch of a whole source taking that long by the stopwatch, less work its share.
 
     The stopwatch moves while an epoch is scored; what is trained is known from what the listener was told.
     """
     accuracy, forecast = get_metric("accuracy"), Forecast(workshop.pool, 1, {})
 
+    def one_epoch(config: TransferConfig) -> float:
+        return forecast.seconds(config.replace(epochs=2)) - forecast.seconds(config.replace(epochs=1))
+
     def compute(probabilities: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
         config = told.of(TrialStarted)[-1].config
-        whole = config.replace(transferred_layers=0)
-        watch.now += epoch_seconds * forecast.forward_seconds(config) / forecast.forward_seconds(whole)
+        whole = config.replace(transferred_layers=0, frozen_layers=0, cached_views=0)
+        watch.now += epoch_seconds * one_epoch(config) / one_epoch(whole)
         return accuracy.compute(probabilities, codes)
 
     return replace(workshop, metric=replace(accuracy, compute=compute))

@@ -16,13 +16,12 @@ LEVELS = [(CONVNEXT, 1), (CONVNEXT, 3), (CONVNEXT, 4), (MOBILENET, 2), (MOBILENE
 
 def accuracy(workshop, model, source: str) -> float:
     val = workshop.dataset.rows("val")
-    data = workshop.source(source)
-    probabilities = predict_probabilities(model, workshop.images(data), val, data.data_config, workshop.device)
+    probabilities = predict_probabilities(model, workshop.inputs(source), val)
     return float((probabilities.argmax(axis=1) == workshop.dataset.codes[val]).mean())
 
 
 def test_images_are_the_targets_at_the_size_of_the_source(workshop, digits):
-    images = workshop.images(workshop.source(MOBILENET))
+    images = workshop.inputs(MOBILENET).images
     assert images.shape == (len(digits), 64, 64, 3)
     expected = decode_image(digits.samples["image"].iloc[17], 64, "bilinear")
     assert np.array_equal(images[17], expected)
@@ -31,10 +30,17 @@ def test_images_are_the_targets_at_the_size_of_the_source(workshop, digits):
 # Where networks start
 
 
+def started(workshop, config, rows):
+    """The network as its training on `rows` begins."""
+    with workshop.started(config, rows) as (model, _):
+        pass
+    return model
+
+
 @pytest.fixture
 def start(workshop, digits):
     """`start(config)`: the network as its training on the train split begins."""
-    return lambda config: workshop.start(config, digits.rows("train"))
+    return lambda config: started(workshop, config, digits.rows("train"))
 
 
 @pytest.mark.parametrize(("source", "level"), [(CONVNEXT, 1), (CONVNEXT, 3), (CONVNEXT, 4)])
@@ -93,14 +99,14 @@ def test_the_head_is_solved_on_the_rows_that_training_will_see(workshop, digits,
     features = pool.probes[CONVNEXT].at(2, rows)
     strength = pool.get(CONVNEXT, 2).head.strength
     expected = fit_linear_head(features, digits.codes[rows], len(digits.classes), strength)
-    model = workshop.start(config_of(CONVNEXT, 2), rows)
+    model = started(workshop, config_of(CONVNEXT, 2), rows)
     assert np.array_equal(model.classifier.weight.detach().numpy(), expected.weight)
     assert np.array_equal(model.classifier.bias.detach().numpy(), expected.bias)
 
 
 def test_the_head_is_solved_on_probed_rows_alone(workshop, digits):
-    every_row = workshop.start(config_of(CONVNEXT, 2), digits.rows("train", "val", "test"))  # test is never probed
-    probed = workshop.start(config_of(CONVNEXT, 2), digits.rows("train", "val"))
+    every_row = started(workshop, config_of(CONVNEXT, 2), digits.rows("train", "val", "test"))  # test is never probed
+    probed = started(workshop, config_of(CONVNEXT, 2), digits.rows("train", "val"))
     assert torch.equal(every_row.classifier.weight, probed.classifier.weight)
 
 

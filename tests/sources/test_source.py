@@ -173,7 +173,7 @@ def test_a_config_that_is_not_timms_is_told_with_its_path(source, text):
         ({"model_args": {"patch_size": "wide"}}, "cannot be built: "),
         (
             {"pretrained_cfg": {"input_size": [3, 48, 48]}, "model_args": {"img_size": 64, "dynamic_img_size": False}},
-            "cannot be cut: .*48",
+            "cannot be used: .*48",
         ),
         ({"pretrained_cfg": {"input_size": "large"}}, "does not say what images it takes"),
         ({"pretrained_cfg": {"input_size": [3, 64, 64], "mean": [0.5]}}, "does not say what images it takes"),

@@ -4,9 +4,11 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 from random_sources import MORE_FAMILIES, SMALL_FAMILIES, write_source
 
 from autotransfer.sources import DataConfig, Source
+from autotransfer.transfer.inputs import ImageInputs
 from autotransfer.transfer.training import Data
 
 PREPROCESSING = DataConfig(32, False, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), "bilinear")
@@ -38,6 +40,7 @@ def make_data() -> MakeData:
         codes = np.arange(train + val) % 2
         noise = generator.integers(0, 80, (train + val, size, size, 3))
         images = (noise + 170 * codes[:, None, None, None]).astype(np.uint8)
-        return Data(images, codes, np.arange(train), np.arange(train, train + val), PREPROCESSING)
+        inputs = ImageInputs(images, PREPROCESSING, torch.device("cpu"))
+        return Data(inputs, codes, np.arange(train), np.arange(train, train + val))
 
     return make

@@ -1,6 +1,7 @@
 """Surgery: what is kept, what is fresh and what is fixed, for one architecture of each of many families."""
 
 import pytest
+import timm
 import torch
 from random_sources import MORE_FAMILIES, SMALL_FAMILIES, write_source
 from torch import nn
@@ -192,6 +193,34 @@ def test_cutting_makes_a_network_smaller(get_source):
     assert sizes == sorted(sizes)
     heads = [CLASSES * (level.channels + 1) for level in source.levels]
     assert sizes == [level.parameter_count + head for level, head in zip(source.levels, heads, strict=True)]
+
+
+def test_what_is_reinitialised_has_timms_own_distribution(get_source):
+    """Above the cut, each parameter has the mean and spread that it has over timm's own fresh networks."""
+    source = get_source("test_efficientnet")
+    fresh = [dict(source.build(CLASSES).named_parameters()) for _ in range(12)]
+    made = [dict(cut(source, 2, "reinit", seed=seed).backbone.named_parameters()) for seed in range(12)]
+    for name in source.levels[-1].parameters - source.levels[1].parameters:
+        theirs, ours = (torch.stack([network[name].detach() for network in kind]) for kind in (fresh, made))
+        spread = theirs.std()
+        assert (ours.mean() - theirs.mean()).abs() <= 6 * spread / theirs.numel() ** 0.5 + 1e-8, name
+        assert ours.std() == pytest.approx(spread.item(), rel=6 / theirs.numel() ** 0.5 + 1e-6), name
+
+
+def test_an_architecture_that_cannot_be_cut_is_offered_at_full_depth_only(tmp_path, monkeypatch, caplog):
+    monkeypatch.delattr(timm.models.ResNet, "forward_intermediates")
+    source = write_source(tmp_path, "resnet10t")
+    (level,) = source.levels
+    assert "is offered at full depth only: ResNet cannot be cut" in caplog.text
+    assert source.name in caplog.text
+    model, pretrained = cut(source, 1).eval(), source.load()
+    assert level.parameters == {name for name, _ in pretrained.named_parameters()} - {"fc.weight", "fc.bias"}
+    with torch.inference_mode():
+        whole = pretrained.forward_head(pretrained.forward_features(images()), pre_logits=True)
+        torch.testing.assert_close(model.features(images()), whole)
+    assert cut(source, 0)(images()).shape == (4, CLASSES)
+    with pytest.raises(SourceError, match=rf"transferred_layers must be 0\.\.1 for '{source.name}' but got 2"):
+        cut(source, 2)
 
 
 @pytest.mark.parametrize("k", [-1, 6])

@@ -8,7 +8,9 @@ from sklearn.metrics import log_loss as reference_log_loss
 from autotransfer.errors import TrainingError
 from autotransfer.sources import weights_hash
 from autotransfer.transfer.config import TransferConfig
-from autotransfer.transfer.evaluation import METRICS
+from autotransfer.transfer.evaluation import METRICS, Metric
+from autotransfer.transfer.inputs import ImageInputs
+from autotransfer.transfer.optimisation import balanced_weights, make_optimizer, make_schedule
 from autotransfer.transfer.surgery import TransferModel, transfer
 from autotransfer.transfer.training import (
     Data,
@@ -19,7 +21,6 @@ from autotransfer.transfer.training import (
     train,
 )
 
-CPU = torch.device("cpu")
 CONFIG = TransferConfig(
     source="s",
     transferred_layers=4,
@@ -36,16 +37,15 @@ CONFIG = TransferConfig(
 @pytest.fixture
 def make_model(get_source):
     def make(architecture: str = "test_convnext", k: int = 4, f: int = 0, upper: str = "drop") -> TransferModel:
+        source = get_source(architecture)
         torch.manual_seed(0)
-        return transfer(
-            get_source(architecture), transferred_layers=k, upper_layers=upper, frozen_layers=f, num_classes=2
-        )
+        return transfer(source, transferred_layers=k, upper_layers=upper, frozen_layers=f, num_classes=2)
 
     return make
 
 
 def run(model: TransferModel, data: Data, config: TransferConfig = CONFIG, seed: int = 0, **options) -> float | None:
-    return train(model, config, data, metric=METRICS["accuracy"], device=CPU, seed=seed, **options)
+    return train(model, config, data, metric=METRICS["accuracy"], seed=seed, **options)
 
 
 @pytest.mark.parametrize("architecture", ["test_convnext", "test_efficientnet"])
@@ -64,7 +64,7 @@ def test_the_returned_score_is_that_of_the_model_as_it_is_left(make_model, make_
     model, data = make_model(), make_data()
     reports: list[EpochReport] = []
     score = run(model, data, on_epoch=reports.append)
-    probabilities = predict_probabilities(model, data.images, data.val, data.preprocessing, CPU)
+    probabilities = predict_probabilities(model, data.inputs, data.val)
     assert score == METRICS["accuracy"](probabilities, data.codes[data.val])
     assert reports[-1].val_loss == pytest.approx(log_loss(probabilities, data.codes[data.val]))
 
@@ -85,7 +85,7 @@ def test_validation_images_are_not_learnt_from(make_model, make_data):
     data, hashes = make_data(train=16, val=8), []
     for codes in (data.codes, np.concatenate([data.codes[:16], 1 - data.codes[16:]])):
         model = make_model("test_efficientnet")
-        run(model, Data(data.images, codes, data.train, data.val, data.preprocessing))
+        run(model, Data(data.inputs, codes, data.train, data.val))
         hashes.append(weights_hash(model))
     assert hashes[0] == hashes[1]
 
@@ -161,16 +161,16 @@ def test_a_learning_rate_that_diverges_is_told(make_model, make_data, learning_r
 def test_probabilities_are_softmax_of_the_logits_whatever_the_batches(make_model, make_data, monkeypatch):
     model, data = make_model("test_efficientnet"), make_data(train=20, val=10)
     rows = np.array([29, 3, 3, 12])
-    whole = predict_probabilities(model, data.images, np.arange(30), data.preprocessing, CPU)
+    whole = predict_probabilities(model, data.inputs, np.arange(30))
     assert whole.shape == (30, 2) and whole.dtype == np.float32
-    pixels = torch.tensor((data.images / 255.0 - 0.5) / 0.25, dtype=torch.float32).permute(0, 3, 1, 2)
+    pixels = torch.tensor((data.inputs.images / 255.0 - 0.5) / 0.25, dtype=torch.float32).permute(0, 3, 1, 2)
     with torch.inference_mode():
         expected = model.eval()(pixels).softmax(dim=1).numpy()
     np.testing.assert_allclose(whole, expected, atol=1e-5)
     monkeypatch.setattr("autotransfer.transfer.training.EVALUATION_BATCH", 3)
-    chosen = predict_probabilities(model.train(), data.images, rows, data.preprocessing, CPU)
+    chosen = predict_probabilities(model.train(), data.inputs, rows)
     np.testing.assert_allclose(chosen, whole[rows], atol=1e-5)
-    assert predict_probabilities(model, data.images, rows[:0], data.preprocessing, CPU).shape == (0, 2)
+    assert predict_probabilities(model, data.inputs, rows[:0]).shape == (0, 2)
 
 
 def test_log_loss_is_that_of_scikit_learn():
@@ -205,3 +205,225 @@ def test_weight_decay_leaves_norms_and_biases_alone(make_model, make_data):
             assert parameter.norm() < 0.97 * before[name].norm(), name
         else:
             torch.testing.assert_close(parameter.detach(), before[name], rtol=0, atol=1e-4)
+
+
+# Choices of the optimisation
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer": "sgd", "learning_rate": 0.05},
+        {"layer_decay": 0.7},
+        {"ema_decay": 0.9},
+        {"mixup": 0.2},
+        {"cutmix": 1.0},
+        {"mixup": 0.2, "cutmix": 1.0},
+        {"randaugment": 5},
+        {"random_erasing": 0.5},
+        {"imbalance": "sampler"},
+        {"clip_grad": 0.0},
+        {"warmup": 0.0},
+        {"precision": "bfloat16"},
+    ],
+    ids=str,
+)
+def test_every_choice_learns_and_is_repeatable(make_model, make_data, changes):
+    config, hashes = CONFIG.replace(epochs=6, augmentation="light", **changes), []
+    data = make_data(train=64)
+    for _ in range(2):
+        model = make_model("test_efficientnet", k=3)
+        assert run(model, data, config) >= 0.9
+        hashes.append(weights_hash(model))
+    plain = make_model("test_efficientnet", k=3)
+    run(plain, data, CONFIG.replace(epochs=6, augmentation="light"))
+    assert hashes[0] == hashes[1] != weights_hash(plain)
+
+
+@pytest.mark.slow
+def test_a_compiled_network_learns_the_same(make_model, make_data):
+    models = [make_model("test_convnext"), make_model("test_convnext")]
+    data = make_data()
+    for model, compiled in zip(models, (True, False), strict=True):
+        run(model, data, CONFIG.replace(epochs=1, compile=compiled))
+    answers = [predict_probabilities(model, data.inputs, data.val) for model in models]
+    np.testing.assert_allclose(*answers, atol=1e-2)
+
+
+def learning_rates(model: TransferModel, config: TransferConfig, steps: int) -> np.ndarray:
+    """Of the last group of parameters, at every step."""
+    optimizer = make_optimizer(model, config)
+    schedule = make_schedule(optimizer, config, steps)
+    found = []
+    for step in range(steps):
+        schedule.step_update(step)
+        found.append(optimizer.param_groups[-1]["lr"])
+    return np.array(found)
+
+
+def test_the_learning_rate_rises_then_falls_as_a_cosine(make_model):
+    rates = learning_rates(make_model(), CONFIG.replace(learning_rate=0.1, warmup=0.2), 100)
+    assert rates[0] == pytest.approx(0.004)
+    np.testing.assert_allclose(np.diff(rates[:20], 2), 0, atol=1e-6)
+    assert rates.argmax() == 19
+    np.testing.assert_allclose(rates[20:], 0.05 * (1 + np.cos(np.pi * np.arange(20, 100) / 100)), rtol=1e-6)
+    assert rates[-1] < 1e-3 * 0.1
+
+
+def test_lower_layers_learn_slower_with_layer_decay(make_model):
+    model = make_model("test_vit", k=6)
+    optimizer = make_optimizer(model, CONFIG.replace(layer_decay=0.5))
+    scale = {id(p): group["lr_scale"] for group in optimizer.param_groups for p in group["params"]}
+    by_block = [scale[id(block.attn.qkv.weight)] for block in model.backbone.blocks]
+    np.testing.assert_allclose(np.divide(by_block[1:], by_block[:-1]), 2)
+    assert scale[id(model.classifier.weight)] == 1
+    assert scale[id(model.backbone.patch_embed.proj.weight)] < by_block[0]
+    schedule = make_schedule(optimizer, CONFIG, 10)
+    schedule.step_update(3)
+    rates = {group["lr"] / group["lr_scale"] for group in optimizer.param_groups}
+    assert max(rates) == pytest.approx(min(rates))
+
+
+def test_the_moving_average_is_what_is_scored_and_kept(make_model, make_data):
+    """With a decay that hardly lets anything in, the weights stay near those after the first step."""
+    data, kept = make_data(), {}
+    for decay in (0.0, 0.9999):
+        model = make_model("test_convnext")
+        reports: list[EpochReport] = []
+        run(model, data, CONFIG.replace(ema_decay=decay), on_epoch=reports.append)
+        probabilities = predict_probabilities(model, data.inputs, data.val)
+        assert reports[-1].val_loss == pytest.approx(log_loss(probabilities, data.codes[data.val]), abs=1e-5)
+        kept[decay] = model.classifier.weight.detach().clone()
+    assert not torch.equal(kept[0.0], kept[0.9999])
+
+
+def test_rare_classes_count_alike_where_that_is_asked_for():
+    codes = np.array([0] * 90 + [2] * 10)
+    weights = balanced_weights(codes, 3)
+    assert weights[1] == 0
+    assert weights[0] * 90 == pytest.approx(weights[2] * 10) == pytest.approx(50)
+
+
+@pytest.mark.parametrize(("imbalance", "expected"), [("none", 0.1), ("sampler", 0.5)])
+def test_a_sampler_draws_rare_classes_more_often(make_model, make_data, imbalance, expected):
+    data, seen = make_data(train=200, val=0), []
+    codes = (np.arange(200) < 20).astype(np.int64)
+
+    class Watched(ImageInputs):
+        def augmented(self, rows, augmentation):
+            seen.extend(codes[rows])
+            return super().augmented(rows, augmentation)
+
+    inputs = Watched(data.inputs.images, data.inputs.preprocessing, data.inputs.device)
+    run(
+        make_model("test_convnext", k=1), Data(inputs, codes, data.train, data.val), CONFIG.replace(imbalance=imbalance)
+    )
+    assert len(seen) == 4 * 200
+    assert np.mean(seen) == pytest.approx(expected, abs=0.06)
+
+
+def test_a_weighted_loss_favours_the_rare_class(make_model, make_data):
+    data = make_data(train=64)
+    noise = np.random.default_rng(0).integers(0, 255, data.inputs.images.shape, dtype=np.uint8)
+    inputs = ImageInputs(noise, data.inputs.preprocessing, data.inputs.device)  # nothing to learn but frequencies
+    codes = (np.arange(80) % 8 == 0).astype(np.int64)
+    found = {}
+    for imbalance in ("none", "loss"):
+        model = make_model("test_convnext", k=2)
+        run(model, Data(inputs, codes, data.train, data.val), CONFIG.replace(imbalance=imbalance, epochs=2))
+        found[imbalance] = predict_probabilities(model, inputs, data.val)[:, 1].mean()
+    assert found["none"] < 0.3 < found["loss"]
+
+
+def test_early_stopping_leaves_the_best_epochs_weights(make_model, make_data):
+    scores = iter([0.5, 0.8, 0.6, 0.7, 0.1, 0.9])
+    metric = Metric("made up", True, lambda probabilities, codes: torch.tensor(next(scores)))
+    model, data, seen = make_model(), make_data(), []
+
+    def listen(report: EpochReport) -> None:
+        seen.append((report.score, weights_hash(model)))
+
+    config = CONFIG.replace(epochs=20, early_stopping=3)
+    assert train(model, config, data, metric=metric, seed=0, on_epoch=listen) == pytest.approx(0.8)
+    assert [round(score, 1) for score, _ in seen] == [0.5, 0.8, 0.6, 0.7, 0.1]
+    assert weights_hash(model) == seen[1][1]
+
+
+# Memory
+
+
+class Small(ImageInputs):
+    """A device that holds few images at once."""
+
+    largest = 4
+
+    def augmented(self, rows, augmentation):
+        if len(rows) > self.largest:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().augmented(rows, augmentation)
+
+
+def test_a_batch_that_does_not_fit_goes_through_in_parts(make_model, make_data):
+    """Without batch norm, the gradient of the parts together is that of the whole batch."""
+    data, answers = make_data(), []
+    for kind in (ImageInputs, Small):
+        model = make_model("test_convnext")
+        inputs = kind(data.inputs.images, data.inputs.preprocessing, data.inputs.device)
+        config = CONFIG.replace(batch_size=16, epochs=1, optimizer="sgd", learning_rate=0.01)
+        run(model, Data(inputs, data.codes, data.train, data.val), config)
+        answers.append(predict_probabilities(model, data.inputs, data.val))
+    np.testing.assert_allclose(*answers, atol=1e-4)
+
+
+def test_where_not_even_two_images_fit_the_training_says_so(make_model, make_data, monkeypatch):
+    monkeypatch.setattr(Small, "largest", 1)
+    data = make_data()
+    inputs = Small(data.inputs.images, data.inputs.preprocessing, data.inputs.device)
+    with pytest.raises(torch.OutOfMemoryError):
+        run(make_model(), Data(inputs, data.codes, data.train, data.val))
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(make_model, make_data, monkeypatch):
+    monkeypatch.setattr(ImageInputs, "augmented", lambda *_: (_ for _ in ()).throw(RuntimeError("shape mismatch")))
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        run(make_model(), make_data())
+
+
+# Going on after a kill
+
+
+@pytest.mark.parametrize("changes", [{}, {"ema_decay": 0.9}, {"optimizer": "sgd"}, {"early_stopping": 2}], ids=str)
+def test_a_training_that_was_killed_goes_on_to_the_same_end(make_model, make_data, tmp_path, changes):
+    config = CONFIG.replace(augmentation="flip", drop_rate=0.2, epochs=4, **changes)
+    data, state_file = make_data(), tmp_path / "trial" / "0.state"
+    whole, told_of_whole = make_model("test_efficientnet"), []
+    expected = run(whole, data, config, on_epoch=told_of_whole.append)
+
+    class KilledError(Exception):
+        pass
+
+    def kill(report: EpochReport) -> None:
+        if report.epoch == 2:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        run(make_model("test_efficientnet"), data, config, on_epoch=kill, state_file=state_file)
+    torch.manual_seed(99)  # another process
+    model, told = make_model("test_efficientnet"), []
+    assert run(model, data, config, on_epoch=told.append, state_file=state_file) == expected
+    assert weights_hash(model) == weights_hash(whole)
+    assert [(r.epoch, r.train_loss, r.score) for r in told] == [(r.epoch, r.train_loss, r.score) for r in told_of_whole]
+    assert [path.name for path in state_file.parent.iterdir()] == ["0.state"]
+
+
+@pytest.mark.parametrize("state", [b"", b"half a file", None], ids=["empty", "damaged", "of another training"])
+def test_a_state_that_does_not_fit_is_left_aside(make_model, make_data, tmp_path, state):
+    data, state_file = make_data(), tmp_path / "0.state"
+    if state is None:
+        run(make_model(), data, CONFIG.replace(learning_rate=0.1), state_file=state_file)
+    else:
+        state_file.write_bytes(state)
+    models = [make_model(), make_model()]
+    run(models[0], data, state_file=state_file)
+    run(models[1], data)
+    assert weights_hash(models[0]) == weights_hash(models[1])

@@ -90,6 +90,15 @@ ZOO: tuple[ZooEntry, ...] = (
     ),
     ZooEntry(
         architecture="mobilenetv3_small_050",
+        task="glyphs",
+        image_size=64,
+        steps=1500,
+        learning_rate=5e-3,
+        good_at="digits, letters, symbols, line drawings",
+        bad_at="colour, surfaces and photographs",
+    ),
+    ZooEntry(
+        architecture="mobilenetv3_small_050",
         task="textures",
         image_size=64,
         steps=1300,
@@ -106,6 +115,16 @@ ZOO: tuple[ZooEntry, ...] = (
         curriculum=0.5,
         good_at="signs, emblems and objects before a busy ground",
         bad_at="single characters (digits hardly better than random features), colour, photographs",
+    ),
+    ZooEntry(
+        architecture="test_convnext2",
+        task="glyphs",
+        model_args=_PLAIN_CONVNEXT,
+        steps=2000,
+        learning_rate=4e-3,
+        curriculum=0.5,
+        good_at="digits, letters, symbols, line drawings",
+        bad_at="colour, surfaces and photographs",
     ),
     ZooEntry(
         architecture="test_convnext2",

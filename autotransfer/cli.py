@@ -27,6 +27,7 @@ from autotransfer.printing import (
     print_recommendation,
     print_table,
 )
+from autotransfer.task import Task
 
 if TYPE_CHECKING:
     from autotransfer.progress import ProgressListener
@@ -77,6 +78,15 @@ def _root(
 
 Data = Annotated[Path, typer.Argument(metavar="DATA", help="Folder of images in class folders, or a CSV manifest.")]
 Space = Annotated[str, typer.Option(metavar="NAME|FILE", help="Search space: see `autotransfer spaces`.")]
+LabelColumns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--label-column", metavar="NAME", help="Column of a manifest to be predicted; several times for several."
+    ),
+]
+TaskOption = Annotated[
+    Task | None, typer.Option("--task", help="What is predicted; recognised from the data by default.")
+]
 Budget = Annotated[str | None, typer.Option(metavar="TIME", help="Wall-clock limit: 90s, 10m, 1h30m.")]
 Sources = Annotated[
     list[str] | None,
@@ -125,6 +135,8 @@ def recommend(
     ] = None,
     study: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the study.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted study.")] = False,
+    label_column: LabelColumns = None,
+    task: TaskOption = None,
     seed: Seed = 0,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -157,6 +169,8 @@ def recommend(
             storage=storage,
             study=study,
             resume=resume,
+            label_column=label_column or "label",
+            task=task,
             seed=seed,
             device=device,
             listeners=(progress,),
@@ -170,6 +184,8 @@ def score(
     space: Space = "default",
     source: Sources = None,
     plugin: Plugins = None,
+    label_column: LabelColumns = None,
+    task: TaskOption = None,
     seed: Seed = 0,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -186,6 +202,8 @@ def score(
             space=space,
             sources=source or None,
             plugins=plugin or (),
+            label_column=label_column or "label",
+            task=task,
             seed=seed,
             device=device,
             listeners=(progress,),

@@ -191,7 +191,7 @@ def test_in_memory_and_on_disk_the_probabilities_are_the_same(work, monkeypatch,
         settings.cache_clear()
     images = [path.read_bytes() for path in sorted((work / "digits").rglob("*.png"))[::10]]
     loaded = autotransfer.load(work / "api")
-    np.testing.assert_allclose(loaded.probabilities(images), found.model.probabilities(images), atol=1e-5)
+    np.testing.assert_allclose(loaded.outputs(images), found.model.outputs(images), atol=1e-5)
 
 
 def finished_trials(work, name):

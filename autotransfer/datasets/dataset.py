@@ -1,4 +1,4 @@
-"""`Dataset`: the samples of a target, their classes and splits, and a fingerprint of their content."""
+"""`Dataset`: the samples of a target, what is to be predicted, splits, and a fingerprint of their content."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,7 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from autotransfer.task import Task
+
 SPLITS = ("train", "val", "test")
+TARGET = "target."
+_FEWEST_OF_A_KIND = 10
+_MOST_BINS = 10
+
+Targets = npt.NDArray[np.int64] | npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +29,8 @@ class Dataset:
         name: Name of the folder, or of the manifest without its suffix.
         samples: One row per image with a `RangeIndex`: `image` (absolute path), `label`, `split` ("train",
             "val" or "test"), `group` where the user gives one, and `content_hash` (SHA-256 of the file).
-        classes: The labels, sorted; at least two.
+            For label sets and numbers, `label` is their text and a column `target.<name>` holds each of them.
+        classes: The classes, sorted, at least two; the names of the labels; or those of the numbers.
         fingerprint: Hash of (content, label, split) of every sample, in no particular order: renaming,
             moving, touching or reordering files does not change it.
         split_origin: For people: which splits were given and which were drawn.
@@ -33,13 +41,39 @@ class Dataset:
     classes: tuple[str, ...]
     fingerprint: str
     split_origin: str
+    task: Task = "classification"
 
     def __len__(self) -> int:
         return len(self.samples)
 
     @cached_property
+    def targets(self) -> Targets:
+        """What is to be predicted of each sample.
+
+        Classification: index into `classes`, int64 [n]. Multilabel: 0 or 1 for each label, int64 [n, L].
+        Regression: float64 [n, T].
+        """
+        if self.task == "classification":
+            return self.codes
+        columns = self.samples[[f"{TARGET}{name}" for name in self.classes]].to_numpy(np.float64)
+        targets = columns.astype(np.int64) if self.task == "multilabel" else columns
+        targets.setflags(write=False)
+        return targets
+
+    @cached_property
+    def strata(self) -> npt.NDArray[np.int64]:
+        """What subsets keep the proportions of: classes, label sets, or tenths of the values, int64 [n]."""
+        return pd.factorize(strata(self.samples, self.task), sort=True)[0].astype(np.int64)
+
+    @cached_property
     def codes(self) -> npt.NDArray[np.int64]:
-        """Index into `classes` of each sample's label, shape [n]."""
+        """Index into `classes` of each sample's label, shape [n]; of classification only.
+
+        Raises:
+            ValueError: If the samples have label sets or numbers.
+        """
+        if self.task != "classification":
+            raise ValueError(f"a dataset for {self.task} has no class codes; take its targets.")
         codes = pd.Categorical(self.samples["label"], categories=list(self.classes)).codes.astype(np.int64)
         codes.setflags(write=False)
         return codes
@@ -56,7 +90,15 @@ class Dataset:
         return np.flatnonzero(self.samples["split"].isin(list(splits)).to_numpy()).astype(np.int64)
 
     def counts(self) -> pd.DataFrame:
-        """Number of samples per class (rows) and split (columns train, val, test)."""
+        """Number of samples per class or label (rows) and split (columns train, val, test)."""
+        if self.task == "multilabel":
+            columns = [f"{TARGET}{name}" for name in self.classes]
+            table = self.samples.groupby("split")[columns].sum().T.astype(np.int64)
+            table.index = pd.Index(self.classes)
+            return table.reindex(columns=list(SPLITS), fill_value=0).rename_axis(index="label", columns="split")
+        if self.task == "regression":
+            table = self.samples["split"].value_counts().to_frame("images").T
+            return table.reindex(columns=list(SPLITS), fill_value=0).rename_axis(columns="split")
         table = pd.crosstab(self.samples["label"], self.samples["split"])
         table = table.reindex(index=list(self.classes), columns=list(SPLITS), fill_value=0)
         return table.rename_axis(index="label", columns="split")
@@ -82,3 +124,29 @@ def content_fingerprint(samples: pd.DataFrame) -> str:
     for line in lines:
         digest.update(line)
     return digest.hexdigest()
+
+
+def strata(samples: pd.DataFrame, task: Task) -> "pd.Series[str]":
+    """A name for each sample, such that splits and subsets that keep their proportions are like the whole.
+
+    The class; of label sets, the set where enough samples share it, else its rarest label, else one of the
+    rest; of numbers, the tenth (fewer bins for few samples) that the first of them lies in.
+    """
+    if task == "classification":
+        return samples["label"]
+    columns = [column for column in samples if str(column).startswith(TARGET)]
+    if task == "regression":
+        bins = max(1, min(_MOST_BINS, len(samples) // _FEWEST_OF_A_KIND))
+        ranks = samples[columns[0]].rank(method="first").to_numpy()
+        return pd.Series(np.ceil(ranks * bins / len(samples)).astype(int).astype(str), index=samples.index, dtype="str")
+    present = samples[columns].to_numpy() == 1
+    rarest = np.where(present, present.sum(axis=0), np.inf).argmin(axis=1)
+    fallback = pd.Series(np.where(present.any(axis=1), np.array(columns)[rarest], ""), index=samples.index, dtype="str")
+    names = _where_common(samples["label"], fallback)
+    names = _where_common(names, pd.Series("rest", index=samples.index, dtype="str"))
+    rest = int((names == "rest").sum())
+    return names.replace("rest", names.value_counts().index[0]) if 0 < rest < _FEWEST_OF_A_KIND else names
+
+
+def _where_common(names: "pd.Series[str]", others: "pd.Series[str]") -> "pd.Series[str]":
+    return names.where(names.map(names.value_counts()) >= _FEWEST_OF_A_KIND, others)

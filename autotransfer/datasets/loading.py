@@ -2,17 +2,19 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from autotransfer.datasets.dataset import Dataset, content_fingerprint
+from autotransfer.datasets.dataset import Dataset, content_fingerprint, strata
 from autotransfer.datasets.folder import read_folder
 from autotransfer.datasets.manifest import MANIFEST_SUFFIXES, read_manifest
 from autotransfer.datasets.problems import listed
-from autotransfer.datasets.splits import check_splits, draw_splits, split_origin
+from autotransfer.datasets.splits import check_splits, check_values, draw_splits, split_origin
 from autotransfer.datasets.verification import verified_content_hashes
 from autotransfer.errors import DatasetError
+from autotransfer.task import Task
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +26,8 @@ def load_dataset(
     val_fraction: float = 0.2,
     test_fraction: float = 0.2,
     image_column: str = "image",
-    label_column: str = "label",
+    label_column: str | Sequence[str] = "label",
+    task: Task | None = None,
 ) -> Dataset:
     """Load a labelled target, with every file checked and every image in a split.
 
@@ -35,7 +38,9 @@ def load_dataset(
         val_fraction: If no validation split is given, this fraction of the training images becomes it.
         test_fraction: The same for the test split; both fractions count the training images as given.
         image_column: The manifest's column of image paths.
-        label_column: The manifest's column of labels.
+        label_column: The manifest's column of labels, or its columns, one a label or number.
+        task: What is to be predicted; recognised where None: classes, unless the manifest holds numbers that
+            are not whole (regression) or several columns (label sets where all are 0 or 1, else regression).
 
     Returns:
         The dataset, samples in the order of the manifest or sorted by path.
@@ -49,36 +54,46 @@ def load_dataset(
     """
     _check_fractions(val_fraction, test_fraction)
     root = Path(os.path.normpath(Path(path).absolute()))
-    samples, folder = _read(root, image_column, label_column)
-    check_splits(samples)
-    _tell_gaps(samples)
+    samples, folder, task, names = _read(root, image_column, label_column, task)
+    if task == "classification":
+        check_splits(samples)
+        _tell_gaps(samples)
+    else:
+        check_values(samples, task, names)
     samples["content_hash"] = pd.Series(
         verified_content_hashes(samples["image"].to_list(), folder), index=samples.index, dtype="str"
     )
     origin = split_origin(samples)
-    samples["split"] = draw_splits(samples, seed=seed, val_fraction=val_fraction, test_fraction=test_fraction).astype(
+    kinds = samples.assign(label=strata(samples, task))
+    samples["split"] = draw_splits(kinds, seed=seed, val_fraction=val_fraction, test_fraction=test_fraction).astype(
         "str"
     )
     return Dataset(
         name=root.name if root.is_dir() else root.stem,
         samples=samples,
-        classes=tuple(sorted(set(samples["label"]))),
+        classes=tuple(sorted(set(samples["label"]))) if task == "classification" else names,
         fingerprint=content_fingerprint(samples),
         split_origin=origin,
+        task=task,
     )
 
 
-def _read(root: Path, image_column: str, label_column: str) -> tuple[pd.DataFrame, Path]:
-    """The samples, and the folder that their paths are best shown relative to."""
+def _read(
+    root: Path, image_column: str, label_column: str | Sequence[str], task: Task | None
+) -> tuple[pd.DataFrame, Path, Task, tuple[str, ...]]:
+    """The samples, the folder that their paths are best shown relative to, the task, and the label columns."""
     check_exists(root)
     if root.is_dir():
-        return read_folder(root), root
+        if task not in (None, "classification"):
+            raise DatasetError(f"{root} is a folder of classes; {task} needs a manifest. Give a CSV file.")
+        return read_folder(root), root, "classification", ()
     if root.suffix.lower() not in MANIFEST_SUFFIXES:
         raise DatasetError(
             f"{root} is neither a folder nor a CSV manifest ({', '.join(MANIFEST_SUFFIXES)}). Give a folder "
             "with one folder of images per class, or a manifest; unpack an archive first."
         )
-    return read_manifest(root, image_column, label_column), root.parent
+    samples, found, names = read_manifest(root, image_column, label_column, task)
+    return samples, root.parent, found, names
 
 
 def _check_fractions(val_fraction: float, test_fraction: float) -> None:

@@ -1,4 +1,4 @@
-"""A CSV manifest -> samples, with every fault told by its row.
+"""A CSV manifest -> samples and their task, with every fault told by its row.
 
 Rows are numbered as a spreadsheet shows them: the header is row 1. The delimiter (comma, semicolon or tab)
 is the one under which the header has the image and label columns. All faults of a file are told at once.
@@ -13,15 +13,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
+from autotransfer.datasets.dataset import TARGET
 from autotransfer.datasets.folder import SPLIT_ALIASES
 from autotransfer.datasets.problems import listed, problems_error
 from autotransfer.errors import DatasetError
+from autotransfer.task import Task
 
 MANIFEST_SUFFIXES = (".csv", ".tsv")
 _DELIMITERS = (",", ";", "\t")
 _OPTIONAL_COLUMNS = ("split", "group")
+
+
+class Manifest(NamedTuple):
+    """What a manifest says: its samples, what is to be predicted of them, and the label columns' names."""
+
+    samples: pd.DataFrame
+    task: Task
+    columns: tuple[str, ...]
 
 
 class _Fault(NamedTuple):
@@ -33,27 +44,50 @@ class _Fault(NamedTuple):
         return f"row {self.row}: {self.what}"
 
 
-def read_manifest(path: Path, image_column: str = "image", label_column: str = "label") -> pd.DataFrame:
-    """Read image paths and labels from a CSV file.
+def read_manifest(
+    path: Path,
+    image_column: str = "image",
+    label_column: str | Sequence[str] = "label",
+    task: Task | None = None,
+) -> Manifest:
+    """Read image paths and what is to be predicted from a CSV file.
 
     Paths are absolute or relative to the manifest. A column `split` holds train, val or test in every row;
     in a column `group`, an empty cell means that the image is a group of its own. A column that is empty
     throughout counts as absent. A row that only repeats another is dropped.
 
+    One label column holds classes, or numbers where all are numbers and some are not whole. Several hold
+    labels where all cells are 0 or 1, else numbers. A file without the label column has several: all columns
+    beside image, split and group. `task` overrides what the cells say.
+
     Returns:
-        Columns `image` (absolute path), `label`, `split` ("" where not given), and `group` if given.
+        Columns `image` (absolute path), `label`, `split` ("" where not given), `group` if given, and
+        `target.<name>` for labels and numbers; the task; the names of the label columns.
 
     Raises:
         DatasetError: If the file cannot be read, lacks a column, or has rows that cannot be used.
     """
-    if image_column == label_column:
+    given = (label_column,) if isinstance(label_column, str) else tuple(label_column)
+    if image_column in given or len(set(given)) < len(given):
         raise DatasetError(
-            f"image_column and label_column must be two different columns but both are {image_column!r}."
+            "image_column and label_column must be different columns, each named once, but are "
+            f"{listed([image_column, *given])}."
         )
-    table = _read_table(path, image_column, label_column)
+    table, names = _read_table(path, image_column, given)
     table["image"], not_found = _located(table["image"], path.parent)
-    table["label"] = [unicodedata.normalize("NFC", label) for label in table["label"]]
-    faults = [*not_found, *_faulty_labels(table["label"])]
+    found = task or _task_of(table, names)
+    if found == "classification":
+        if len(names) > 1:
+            raise DatasetError(
+                f"{path.name} has {len(names)} label columns ({listed(names)}); classification takes one. Name it "
+                "with label_column, or leave the task to be recognised."
+            )
+        table["label"] = [unicodedata.normalize("NFC", label) for label in table[f"{TARGET}{names[0]}"]]
+        table = table.drop(columns=f"{TARGET}{names[0]}")
+        faulty = _faulty_labels(table["label"])
+    else:
+        faulty = _read_numbers(table, names, found)
+    faults = [*not_found, *faulty]
     if "split" in table:
         table["split"], unknown = _known_splits(table["split"])
         faults += unknown
@@ -62,22 +96,28 @@ def read_manifest(path: Path, image_column: str = "image", label_column: str = "
         faults.sort()
         raise problems_error(path.name, [str(fault) for fault in faults], [fault.advice for fault in faults])
     if "split" not in table:
-        table.insert(2, "split", "")
-    return table.drop_duplicates("image").reset_index(drop=True)
+        table["split"] = ""
+    first = ["image", "label", "split"]
+    table = table[first + [column for column in table.columns if column not in first]]
+    return Manifest(table.drop_duplicates("image").reset_index(drop=True), found, names)
 
 
-def _read_table(path: Path, image_column: str, label_column: str) -> pd.DataFrame:
-    """The used columns as stripped text, indexed by row number, without blank rows."""
+def _read_table(path: Path, image_column: str, label_columns: tuple[str, ...]) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """The used columns as stripped text, indexed by row number, without blank rows; the label columns' names."""
     text = _read_text(path)
+    needs = " and ".join(map(repr, (image_column, *label_columns)))
     if not text.strip():
-        raise DatasetError(f"{path} is empty. It needs a header with {image_column!r} and {label_column!r}.")
-    header, records = _read_records(path, text, needed=(image_column, label_column))
-    columns = {"image": image_column, "label": label_column}
+        raise DatasetError(f"{path} is empty. It needs a header with {needs}.")
+    header, records = _read_records(path, text, needed=(image_column, *label_columns))
+    if label_columns == ("label",) and "label" not in header:
+        others = [name for name in header if name not in (image_column, *_OPTIONAL_COLUMNS)]
+        label_columns = tuple(others) if len(others) > 1 and image_column in header else label_columns
+    columns = {"image": image_column, **{f"{TARGET}{name}": name for name in label_columns}}
     columns |= {name: name for name in _OPTIONAL_COLUMNS if name in header and name not in columns.values()}
     missing = [column for column in columns.values() if header.count(column) != 1]
     if missing:
         raise DatasetError(
-            f"{path.name} needs the columns {image_column!r} and {label_column!r}, each once, but has "
+            f"{path.name} needs the columns {needs}, each once, but has "
             f"{listed(header)}. Rename its columns, or name yours with image_column and label_column."
         )
     if not records:
@@ -96,7 +136,40 @@ def _read_table(path: Path, image_column: str, label_column: str) -> pd.DataFram
         dtype="str",
     )
     unused = [name for name in _OPTIONAL_COLUMNS if name in table and (table[name] == "").all()]
-    return table.drop(columns=unused)
+    return table.drop(columns=unused), label_columns
+
+
+def _task_of(table: pd.DataFrame, names: Sequence[str]) -> Task:
+    cells = table[[f"{TARGET}{name}" for name in names]]
+    if len(names) > 1:
+        return "multilabel" if cells.isin(["0", "1"]).all(axis=None) else "regression"
+    numbers = pd.to_numeric(cells.iloc[:, 0], errors="coerce")
+    whole = (numbers % 1 == 0).all()
+    return "classification" if numbers.isna().any() or not np.isfinite(numbers).all() or whole else "regression"
+
+
+def _read_numbers(table: pd.DataFrame, names: Sequence[str], task: Task) -> list[_Fault]:
+    """Turn the target columns into numbers and `label` into their text; the cells that hold none."""
+    advice = {
+        "multilabel": "A label is 1 where it is on the image, else 0.",
+        "regression": "Give every image its number, or leave it out.",
+    }[task]
+    faults = []
+    texts = table[[f"{TARGET}{name}" for name in names]].copy()
+    for name in names:
+        column = f"{TARGET}{name}"
+        numbers = pd.to_numeric(table[column], errors="coerce")
+        bad = ~np.isfinite(numbers) if task == "regression" else ~numbers.isin([0, 1])
+        for row, cell in table.loc[bad, column].items():
+            what = f"{name!r} is {cell!r}, not {'a number' if task == 'regression' else '0 or 1'}"
+            faults.append(_Fault(int(str(row)), what if cell else f"{name!r} is empty", advice))
+        table[column] = numbers.astype(float)
+    if task == "multilabel":
+        on = texts.to_numpy() != "0"
+        table["label"] = ["; ".join(name for name, there in zip(names, row, strict=True) if there) for row in on]
+    else:
+        table["label"] = texts.agg("; ".join, axis=1)
+    return faults
 
 
 def _read_text(path: Path) -> str:

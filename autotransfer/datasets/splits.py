@@ -1,10 +1,14 @@
 """Which split an image belongs to: kept where given, else drawn from the training images."""
 
+from collections.abc import Sequence
+
 import pandas as pd
 
+from autotransfer.datasets.dataset import TARGET
 from autotransfer.datasets.draw import draw_groups, draw_images, group_names
 from autotransfer.datasets.problems import listed
 from autotransfer.errors import DatasetError
+from autotransfer.task import Task
 
 _NAMES = {"val": "validation", "test": "test"}
 
@@ -53,6 +57,25 @@ def check_splits(samples: pd.DataFrame) -> None:
             "or remove these classes from the other splits; check that they are spelt alike."
         )
     _check_enough(pool, missing_splits(samples))
+
+
+def check_values(samples: pd.DataFrame, task: Task, names: Sequence[str]) -> None:
+    """Check that every label or number varies in training, and that there are enough images to draw from.
+
+    Raises:
+        DatasetError: If one does not, or there are too few images.
+    """
+    pool = samples[samples["split"].isin(["", "train"])]
+    needed = 3 * (1 + len(missing_splits(samples)))
+    if len(pool) < needed:
+        raise DatasetError(f"There are {len(pool)} training images; at least {needed} are needed. Add images.")
+    constant = [name for name in names if pool[f"{TARGET}{name}"].nunique() < 2]
+    if constant:
+        what = "labels" if task == "multilabel" else "numbers"
+        raise DatasetError(
+            f"These {what} are the same on all training images, so nothing can be learnt of them: "
+            f"{listed(constant)}. Leave their columns out (label_column names those to use)."
+        )
 
 
 def draw_splits(samples: pd.DataFrame, *, seed: int, val_fraction: float, test_fraction: float) -> "pd.Series[str]":

@@ -7,7 +7,7 @@ from autotransfer.datasets import Dataset
 
 
 def stratified_subset(dataset: Dataset, split: str, limit: int, seed: int) -> npt.NDArray[np.int64]:
-    """At most `limit` rows of a split, every class in proportion and with at least one image.
+    """At most `limit` rows of a split, every stratum (class) in proportion and with at least one image.
 
     Args:
         dataset: the target.
@@ -22,7 +22,7 @@ def stratified_subset(dataset: Dataset, split: str, limit: int, seed: int) -> np
     if len(rows) <= limit:
         return rows
     generator = np.random.default_rng(seed)
-    codes = dataset.codes[rows]
+    codes = dataset.strata[rows]
     kept = []
     for code in np.unique(codes):
         members = rows[codes == code]

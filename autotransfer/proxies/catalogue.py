@@ -21,9 +21,9 @@ from autotransfer.proxies.parc import parc
 from autotransfer.proxies.ridge import ridge_loo
 from autotransfer.proxies.sfda import sfda
 from autotransfer.proxies.statistics import FeatureStatistics
-from autotransfer.proxies.targets import Task
 from autotransfer.proxies.transrate import transrate
 from autotransfer.proxies.variance_ratio import variance_ratio
+from autotransfer.task import Task
 
 _CLASSES: tuple[Task, ...] = ("classification",)
 _ANY_TARGET: tuple[Task, ...] = ("classification", "multilabel", "regression")

@@ -14,7 +14,8 @@ import torch
 from autotransfer.errors import ProxyError
 from autotransfer.proxies.catalogue import CATALOGUE, Proxy
 from autotransfer.proxies.statistics import FeatureStatistics
-from autotransfer.proxies.targets import Task, read_array
+from autotransfer.proxies.targets import read_array
+from autotransfer.task import Task
 
 DEFAULT_PROXIES: tuple[str, ...] = ("logme", "knn", "ncti")
 """The proxies that run in every study, chosen by evidence (docs/proxies.md): on 264 fine-tuned candidates LogME,

@@ -19,7 +19,8 @@ import torch
 from autotransfer.errors import ProxyError
 from autotransfer.proxies.eigen import Eigen, decompose
 from autotransfer.proxies.gram import CHUNK_ROWS, symmetric_product
-from autotransfer.proxies.targets import Targets, Task, read_array, read_targets
+from autotransfer.proxies.targets import Targets, read_array, read_targets
+from autotransfer.task import Task
 
 _RANK_TOLERANCE = 1e-13
 """Eigenvalues at or under this share of the largest are rounding error of a float64 Gram matrix."""

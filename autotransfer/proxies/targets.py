@@ -9,15 +9,12 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 import torch
 
 from autotransfer.errors import ProxyError
-
-Task = Literal["classification", "multilabel", "regression"]
-"""What a target is: one class per sample, a set of labels per sample, or real values."""
+from autotransfer.task import Task
 
 _FEW_CLASSES = 64
 """Up to this many classes in a block of rows, a one-hot product is faster than scattered additions."""

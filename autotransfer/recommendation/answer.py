@@ -6,11 +6,12 @@ import optuna
 
 from autotransfer.errors import StudyError
 from autotransfer.recommendation.final import (
+    CONSTANT_BASELINES,
     Finalist,
+    constant_predictions,
     finish_linear_probe,
     finish_trial,
     keep_trial,
-    majority_probabilities,
     score_on_test,
 )
 from autotransfer.recommendation.latency import measure_latency_ms
@@ -54,11 +55,11 @@ def answer(
     if trial is not None and chosen is not probe:
         chosen = finish_trial(chosen, trial, workshop, clock)
     baselines = {
-        "majority_class": score_on_test(metric, majority_probabilities(workshop), workshop),
-        "linear_probe": score_on_test(metric, probe.probabilities, workshop),
+        CONSTANT_BASELINES[workshop.dataset.task]: score_on_test(metric, constant_predictions(workshop), workshop),
+        "linear_probe": score_on_test(metric, probe.predictions, workshop),
     }
     if scratch is not None:
-        baselines["from_scratch"] = score_on_test(metric, scratch.probabilities, workshop)
+        baselines["from_scratch"] = score_on_test(metric, scratch.predictions, workshop)
     verdict = negative_transfer(transferring, scratch, workshop)
     source = workshop.source(chosen.config.source)
     model = TrainedModel(
@@ -68,11 +69,12 @@ def answer(
         source=source,
         preprocessing=source.data_config,
         plugins=plugins,
+        task=workshop.dataset.task,
     )
     return chosen.config, {
         "model": model,
         "config": chosen.config,
-        "test": score_on_test(metric, chosen.probabilities, workshop),
+        "test": score_on_test(metric, chosen.predictions, workshop),
         "baselines": baselines,
         "negative_transfer": verdict,
         "alternatives": _alternatives(study, workshop, probe),

@@ -14,15 +14,11 @@ from autotransfer.search.candidates import Candidate
 from autotransfer.search.forecast import refit_seconds
 from autotransfer.search.study import Budget
 from autotransfer.search.workshop import Workshop, linear_probe_config
+from autotransfer.task import Task
 from autotransfer.transfer.config import TransferConfig
 from autotransfer.transfer.evaluation import Metric, bootstrap_interval
 from autotransfer.transfer.surgery import TransferModel
-from autotransfer.transfer.training import (
-    Data,
-    predict_probabilities,
-    set_classifier,
-    train,
-)
+from autotransfer.transfer.training import Data, set_classifier, train
 
 
 @dataclass(frozen=True)
@@ -33,7 +29,7 @@ class Finalist:
         config: the configuration.
         model: trained on train + validation where `refitted`, else on train.
         val_score: the score that selected it.
-        probabilities: [n_test, num_classes].
+        predictions: [n_test, outputs].
         train_only: the same by weights that were trained on the train split alone, so that two finalists
             can be compared on equal terms.
         refitted: whether the validation images were used for the final training.
@@ -42,7 +38,7 @@ class Finalist:
     config: TransferConfig
     model: TransferModel
     val_score: float
-    probabilities: npt.NDArray[np.float32]
+    predictions: npt.NDArray[np.float32]
     train_only: npt.NDArray[np.float32]
     refitted: bool
 
@@ -52,8 +48,8 @@ def keep_trial(trial: optuna.trial.FrozenTrial, workshop: Workshop) -> Finalist:
     config = TransferConfig.from_dict(trial.user_attrs["config"])
     model = workshop.build(config)
     model.load_state_dict(load_file(workshop.checkpoints / f"trial-{trial.number}.safetensors"))
-    probabilities = _test_probabilities(model, config, workshop)
-    return Finalist(config, model, float(trial.value or 0.0), probabilities, probabilities, False)
+    predictions = workshop.predict(model, config, "test")
+    return Finalist(config, model, float(trial.value or 0.0), predictions, predictions, False)
 
 
 def finish_trial(kept: Finalist, trial: optuna.trial.FrozenTrial, workshop: Workshop, budget: Budget) -> Finalist:
@@ -64,8 +60,8 @@ def finish_trial(kept: Finalist, trial: optuna.trial.FrozenTrial, workshop: Work
         model = _refit(kept.config, workshop)
     except InterruptedError:
         return kept
-    probabilities = _test_probabilities(model, kept.config, workshop)
-    return dataclasses.replace(kept, model=model, probabilities=probabilities, refitted=True)
+    predictions = workshop.predict(model, kept.config, "test")
+    return dataclasses.replace(kept, model=model, predictions=predictions, refitted=True)
 
 
 def finish_linear_probe(candidate: Candidate, workshop: Workshop) -> Finalist:
@@ -74,41 +70,48 @@ def finish_linear_probe(candidate: Candidate, workshop: Workshop) -> Finalist:
     made = workshop.pool.probes[candidate.source.name]
     head = fit_linear_head(
         made.features[candidate.level - 1],
-        workshop.dataset.codes[made.rows],
+        workshop.dataset.targets[made.rows],
         len(workshop.dataset.classes),
         candidate.head.strength,
+        workshop.dataset.task,
     )
     model = workshop.build(config)
     set_classifier(model, candidate.head.weight, candidate.head.bias)
-    train_only = _test_probabilities(model, config, workshop)
+    train_only = workshop.predict(model, config, "test")
     set_classifier(model, head.weight, head.bias)
-    probabilities = _test_probabilities(model, config, workshop)
-    return Finalist(config, model, candidate.linear_probe, probabilities, train_only, True)
+    predictions = workshop.predict(model, config, "test")
+    return Finalist(config, model, candidate.linear_probe, predictions, train_only, True)
 
 
-def majority_probabilities(workshop: Workshop) -> npt.NDArray[np.float32]:
-    """What always answering with the class frequencies of the training images says about the test images."""
-    codes = workshop.dataset.codes
-    counts = np.bincount(codes[workshop.dataset.rows("train", "val")], minlength=len(workshop.dataset.classes))
-    share = (counts / counts.sum()).astype(np.float32)
-    return np.tile(share, (len(workshop.dataset.rows("test")), 1))
+CONSTANT_BASELINES: dict[Task, str] = {
+    "classification": "majority_class",
+    "multilabel": "label_frequencies",
+    "regression": "mean_value",
+}
 
 
-def score_on_test(metric: Metric, probabilities: npt.NDArray[np.float32], workshop: Workshop) -> Score:
+def constant_predictions(workshop: Workshop) -> npt.NDArray[np.float32]:
+    """What says the same of all test images: the frequencies of classes or labels, or the mean of the numbers."""
+    dataset = workshop.dataset
+    targets = dataset.targets[dataset.rows("train", "val")]
+    if dataset.task == "classification":
+        share = np.bincount(targets, minlength=len(dataset.classes)) / len(targets)
+    else:
+        share = targets.mean(axis=0)
+    return np.tile(share.astype(np.float32), (len(dataset.rows("test")), 1))
+
+
+def score_on_test(metric: Metric, predictions: npt.NDArray[np.float32], workshop: Workshop) -> Score:
     """The metric on the test split with its bootstrap interval."""
-    codes = workshop.dataset.codes[workshop.dataset.rows("test")]
-    low, high = bootstrap_interval(metric, probabilities, codes, seed=workshop.seed)
-    return Score(metric.name, metric(probabilities, codes), low, high, len(codes))
+    targets = workshop.dataset.targets[workshop.dataset.rows("test")]
+    low, high = bootstrap_interval(metric, predictions, targets, seed=workshop.seed)
+    return Score(metric.name, metric(predictions, targets), low, high, len(targets))
 
 
 def _refit(config: TransferConfig, workshop: Workshop) -> TransferModel:
-    rows = workshop.dataset.rows("train", "val")
+    dataset, rows = workshop.dataset, workshop.dataset.rows("train", "val")
     nothing: npt.NDArray[np.int64] = np.empty(0, np.int64)
     with workshop.started(config, rows) as (model, inputs):
-        data = Data(inputs, workshop.dataset.codes, rows, nothing)
+        data = Data(inputs, dataset.targets, rows, nothing, dataset.task)
         train(model, config, data, metric=workshop.metric, seed=workshop.seed, go_on=workshop.go_on)
     return model
-
-
-def _test_probabilities(model: TransferModel, config: TransferConfig, workshop: Workshop) -> npt.NDArray[np.float32]:
-    return predict_probabilities(model, workshop.inputs(config.source), workshop.dataset.rows("test"))

@@ -28,7 +28,7 @@ def _readme(recommendation: Recommendation, folder: Path) -> str:
         else "\nIts upper layers are cut off, so it opens with autotransfer (timm alone wants the whole network).\n"
     )
     return (
-        f"# {config.source}, transferred to {len(recommendation.model.classes)} classes\n\n"
+        f"# {config.source}, transferred to {_outputs(recommendation)}\n\n"
         f"{test.metric} on {test.n} test images: {test.value:.4f} "
         f"(95% interval {test.low:.4f} to {test.high:.4f}).\n\n"
         "```python\nimport autotransfer\n"
@@ -38,6 +38,13 @@ def _readme(recommendation: Recommendation, folder: Path) -> str:
         "Files: `config.json` and `model.safetensors` (timm's hub layout), `autotransfer.json` (classes, "
         "preprocessing, configuration), `recommendation.json`, `trials.csv`, `sources.csv`.\n"
     )
+
+
+def _outputs(recommendation: Recommendation) -> str:
+    kinds = {"classification": "classes", "multilabel": "labels", "regression": "numbers"}
+    classes = recommendation.model.classes
+    kind = kinds[recommendation.model.task]
+    return f"{len(classes)} {kind.removesuffix('s') if len(classes) == 1 else kind}"
 
 
 def _write(path: Path, text: str) -> None:

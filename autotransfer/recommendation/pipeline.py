@@ -34,6 +34,7 @@ from autotransfer.search.trials import queue_first_trials, run_trials
 from autotransfer.search.workshop import Workshop
 from autotransfer.settings import settings
 from autotransfer.sources import find_sources, load_plugins
+from autotransfer.task import Task
 from autotransfer.tracking import MlflowTracker
 from autotransfer.transfer.evaluation import get_metric
 
@@ -56,6 +57,8 @@ def recommend(
     storage: str | None = None,
     study: str | None = None,
     resume: bool = False,
+    label_column: str | Sequence[str] = "label",
+    task: Task | None = None,
     seed: int = 0,
     device: str = "auto",
     listeners: Sequence[Listener] = (),
@@ -67,7 +70,7 @@ def recommend(
         space: name or file of the search space.
         budget: wall-clock time (`"10m"`, `"90s"`, seconds); without budget and trials, the space's budget.
         trials: number of trials that are trained; those pruned by proxy before training are not counted.
-        metric: the objective; the space's where None.
+        metric: the objective; the space's where None (`auto`: accuracy, average_precision or r2, by the task).
         max_latency: hard limit in milliseconds an image, measured on this machine's CPU.
         max_params: hard limit of parameters (`"20M"`).
         sources: patterns that replace the space's sources.
@@ -77,6 +80,8 @@ def recommend(
         storage: Optuna storage; a journal file of the study's own where None.
         study: its name; made from data, space and seed where None.
         resume: continue that study.
+        label_column: the manifest's column of labels, or its columns of labels or numbers.
+        task: `classification`, `multilabel` or `regression`; recognised from the data where None.
         seed: of splits, sampler and training.
         device: `auto`, `cpu` or `cuda`.
         listeners: told of every event.
@@ -92,12 +97,12 @@ def recommend(
     limit = parse_count(max_params) if max_params is not None else None
     chosen = load_space(space, sources=list(sources) if sources else None, metric=metric)
     seconds = _budget_seconds(budget, trials, chosen)
-    objective = get_metric(chosen.metric)
     load_plugins([*chosen.plugins, *plugins])
     where = choose_device(device)
     found = find_sources(chosen.sources)
     clock = Budget(seconds, trials if trials is not None else chosen.trials if budget is None else None)
-    dataset = load_dataset(data, seed=seed)
+    dataset = load_dataset(data, seed=seed, label_column=label_column, task=task)
+    objective = get_metric(chosen.metric, dataset.task)
 
     name = _name(study, dataset, chosen, seed, storage, resume)
     url = storage_url(storage or settings().storage, name, settings().studies_dir)
@@ -127,7 +132,8 @@ def recommend(
     started = time.perf_counter()
     try:
         with _interruptible(tell) as go_on:
-            tell(PhaseStarted("data", detail=f"{len(dataset)} images, {len(dataset.classes)} classes"))
+            outputs = {"classification": "classes", "multilabel": "labels", "regression": "numbers"}[dataset.task]
+            tell(PhaseStarted("data", detail=f"{len(dataset)} images, {len(dataset.classes)} {outputs}"))
             pool = build_pool(
                 found,
                 dataset,
@@ -236,6 +242,7 @@ def _params(
         "dataset": dataset.name,
         "data": str(data),
         "images": len(dataset),
+        "task": dataset.task,
         "classes": len(dataset.classes),
         "splits": dataset.split_origin,
         "space": space.name,

@@ -38,7 +38,8 @@ class Recommendation:
         model: the trained model.
         config: the transfer configuration that it was trained with.
         test: its score on the test split.
-        baselines: scores of `majority_class`, `linear_probe`, `from_scratch` on the same test images.
+        baselines: scores of `majority_class` (`label_frequencies`, `mean_value`), `linear_probe` and
+            `from_scratch` on the same test images.
         negative_transfer: verdict, its evidence in a sentence, and the numbers behind it.
         alternatives: the Pareto front of validation score, latency and size, best score first.
         why: plain sentences backed by numbers.
@@ -66,7 +67,7 @@ class Recommendation:
     mlflow_run_url: str | None = None
 
     def predict(self, paths: Sequence[str | PathLike[str] | bytes]) -> pd.DataFrame:
-        """Label, confidence and class probabilities of images given as paths or bytes; one row an image."""
+        """What the model says about images given as paths or bytes; one row an image."""
         return self.model.predict(paths)
 
     def to_dict(self) -> dict[str, Any]:
@@ -78,6 +79,7 @@ class Recommendation:
             "storage": self.storage,
             "tracking_uri": self.tracking_uri,
             "config": self.config.to_dict(),
+            "task": self.model.task,
             "classes": list(self.model.classes),
             "test": asdict(self.test),
             "baselines": {name: asdict(score) for name, score in self.baselines.items()},

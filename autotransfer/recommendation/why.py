@@ -15,11 +15,11 @@ def negative_transfer(chosen: Finalist, scratch: Finalist | None, workshop: Work
     """
     if scratch is None:
         return {"verdict": "unknown", "evidence": "No run from scratch finished, so there is nothing to compare with."}
-    codes = workshop.dataset.codes[workshop.dataset.rows("test")]
+    targets = workshop.dataset.targets[workshop.dataset.rows("test")]
     metric = workshop.metric
-    low, high = bootstrap_difference(metric, chosen.train_only, scratch.train_only, codes, seed=workshop.seed)
+    low, high = bootstrap_difference(metric, chosen.train_only, scratch.train_only, targets, seed=workshop.seed)
     verdict = "no" if low > 0 else "yes" if high < 0 else "undecided"
-    ours, theirs = metric(chosen.train_only, codes), metric(scratch.train_only, codes)
+    ours, theirs = metric(chosen.train_only, targets), metric(scratch.train_only, targets)
     said = {
         "no": "Transfer helps",
         "yes": "Transfer hurts (negative transfer)",

@@ -21,7 +21,7 @@ from autotransfer.probing import (
     stratified_subset,
     typical_image_size,
 )
-from autotransfer.proxies import ProxyValue, compute_proxies
+from autotransfer.proxies import ProxyValue, compute_proxies, get_proxy
 from autotransfer.proxies.combine import combine
 from autotransfer.search.events import Listener, PhaseStarted, SourceProbed, SourceSkipped
 from autotransfer.search.space import Space
@@ -230,7 +230,8 @@ def _score_levels(
     space: Space,
     metric: Metric,
 ) -> list[Candidate]:
-    codes = dataset.codes
+    targets, task = dataset.targets, dataset.task
+    names = tuple(name for name in space.proxies if task in get_proxy(name).tasks)
     probabilities = None
     if made.probabilities is not None:
         probabilities = made.probabilities[np.searchsorted(made.rows, train)]
@@ -240,14 +241,14 @@ def _score_levels(
         dimension = min(_LARGEST_PROXY_DIMENSION, max(1, len(train) // 2), features.shape[1])
         proxies = compute_proxies(
             features,
-            codes[train],
+            targets[train],
             probabilities=probabilities,
-            names=tuple(space.proxies),
+            names=names,
             dimension=dimension,
         )
         val_features = made.at(level.index, val)
-        head = best_linear_head((features, codes[train]), (val_features, codes[val]), len(dataset.classes))
-        score = metric(head.probabilities(val_features), codes[val])
+        head = best_linear_head((features, targets[train]), (val_features, targets[val]), len(dataset.classes), task)
+        score = metric(head.predict(val_features), targets[val])
         candidates.append(Candidate(source, level.index, proxies, head, score, len(train)))
     return candidates
 

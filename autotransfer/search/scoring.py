@@ -12,6 +12,7 @@ from autotransfer.search.events import Listener, PhaseStarted
 from autotransfer.search.space import load_space
 from autotransfer.settings import settings
 from autotransfer.sources import find_sources, load_plugins
+from autotransfer.task import Task
 from autotransfer.transfer.evaluation import get_metric
 
 
@@ -21,6 +22,8 @@ def score(
     space: str = "default",
     sources: Sequence[str] | None = None,
     plugins: Sequence[str] = (),
+    label_column: str | Sequence[str] = "label",
+    task: Task | None = None,
     seed: int = 0,
     device: str = "auto",
     listeners: Sequence[Listener] = (),
@@ -32,6 +35,8 @@ def score(
         space: name or file of the search space (its sources, proxies and probing).
         sources: patterns that replace the space's sources.
         plugins: modules that register architectures with timm, beside the space's.
+        label_column: the manifest's column of labels, or its columns of labels or numbers.
+        task: `classification`, `multilabel` or `regression`; recognised from the data where None.
         seed: of splits and subsets.
         device: `auto`, `cpu` or `cuda`.
         listeners: told of progress.
@@ -49,12 +54,12 @@ def score(
     chosen = load_space(space, sources=list(sources) if sources else None)
     load_plugins([*chosen.plugins, *plugins])
     tell(PhaseStarted("data"))
-    dataset = load_dataset(data, seed=seed)
+    dataset = load_dataset(data, seed=seed, label_column=label_column, task=task)
     pool = build_pool(
         find_sources(chosen.sources),
         dataset,
         chosen,
-        get_metric(chosen.metric),
+        get_metric(chosen.metric, dataset.task),
         seed=seed,
         device=choose_device(device),
         cache_dir=settings().cache_dir,

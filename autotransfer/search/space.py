@@ -121,7 +121,7 @@ class Space(_Strict):
     description: str = ""
     sources: list[str] = Field(min_length=1)
     plugins: list[str] = []
-    metric: str = "accuracy"
+    metric: str = "auto"
     budget: str | float | None = None
     trials: Annotated[int, Field(ge=1)] | None = None
     proxies: list[str] = Field(default_factory=_default_proxies)
@@ -133,10 +133,10 @@ class Space(_Strict):
     @field_validator("metric")
     @classmethod
     def _known_metric(cls, value: str) -> str:
-        from autotransfer.transfer.evaluation import METRICS
+        from autotransfer.transfer.evaluation import METRIC_NAMES
 
-        if value not in METRICS:
-            raise ValueError(f"unknown metric '{value}'; choose one of: {', '.join(METRICS)}")
+        if value not in ("auto", *METRIC_NAMES):
+            raise ValueError(f"unknown metric '{value}'; choose one of: auto, {', '.join(METRIC_NAMES)}")
         return value
 
     @field_validator("budget")

@@ -20,7 +20,7 @@ from autotransfer.sources import Source
 from autotransfer.transfer.config import TransferConfig, canonical
 from autotransfer.transfer.evaluation import Metric
 from autotransfer.transfer.surgery import TransferModel
-from autotransfer.transfer.training import Data, EpochReport, predict_probabilities, train
+from autotransfer.transfer.training import Data, EpochReport, predict, train
 
 logger = logging.getLogger(__name__)
 
@@ -238,7 +238,8 @@ def _train_trial(
     try:
         train_rows, val_rows = workshop.dataset.rows("train"), workshop.dataset.rows("val")
         with workshop.started(config, train_rows) as (model, inputs):
-            data = Data(inputs, workshop.dataset.codes, train_rows, val_rows)
+            dataset = workshop.dataset
+            data = Data(inputs, dataset.targets, train_rows, val_rows, dataset.task)
             try:
                 value = train(
                     model,
@@ -253,7 +254,7 @@ def _train_trial(
                 if role not in _ALWAYS_RUN or not workshop.go_on():
                     raise
                 # Slower than forecast: what it has learnt is still the baseline, and the search must go on.
-                value = workshop.metric(predict_probabilities(model, inputs, val_rows), data.codes[val_rows])
+                value = workshop.metric(predict(model, inputs, val_rows, data.task), data.targets[val_rows])
                 reason = f"{stopped}: its share of the budget was used"
     except optuna.TrialPruned as pruned:
         return _Outcome(TrialState.PRUNED, reason=str(pruned))

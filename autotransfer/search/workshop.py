@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from autotransfer.datasets import Dataset, DecodedImages
@@ -20,7 +21,7 @@ from autotransfer.transfer.evaluation import Metric
 from autotransfer.transfer.inputs import ImageInputs, Inputs, Rows
 from autotransfer.transfer.norms import extract_features, recalibrate
 from autotransfer.transfer.surgery import TransferModel, transfer
-from autotransfer.transfer.training import set_classifier
+from autotransfer.transfer.training import Scale, predict, set_classifier
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,10 @@ class Workshop:
             self._solve_head(model, config, inputs, rows)
             yield model, inputs
 
+    def predict(self, model: TransferModel, config: TransferConfig, split: str) -> npt.NDArray[np.float32]:
+        """What a network says about the images of a split."""
+        return predict(model, self.inputs(config.source), self.dataset.rows(split), self.dataset.task)
+
     def inputs(self, source: str) -> ImageInputs:
         """The target's images as a source wants them."""
         found = self.source(source)
@@ -85,7 +90,9 @@ class Workshop:
         return ActivationStore(self.cache_dir, settings().cache_limit, images_id, splits)
 
     def _solve_head(self, model: TransferModel, config: TransferConfig, inputs: Inputs, rows: Rows) -> None:
+        data = self.dataset
         if config.head != "linear_probe" or config.from_scratch or config.upper_layers == "reinit":
+            Scale.of(data.targets[rows], data.task).give(model)
             return
         made = self.pool.probes[config.source]
         strength = self.pool.get(config.source, config.transferred_layers).head.strength
@@ -94,7 +101,7 @@ class Workshop:
             features = extract_features(model, inputs, known)
         else:
             features = made.at(config.transferred_layers, known)
-        head = fit_linear_head(features, self.dataset.codes[known], len(self.dataset.classes), strength)
+        head = fit_linear_head(features, data.targets[known], len(data.classes), strength, data.task)
         set_classifier(model, head.weight, head.bias)
 
 

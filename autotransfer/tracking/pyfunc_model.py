@@ -28,6 +28,8 @@ from mlflow.models import Model
 from mlflow.models.signature import ModelSignature
 from mlflow.types.schema import ColSpec, DataType, Schema
 
+from autotransfer.task import Task
+
 REQUIREMENTS = (
     "torch",
     "torchvision",
@@ -136,14 +138,16 @@ def copy_package(destination: Path) -> Path:
     return destination / package.name
 
 
-def signature(classes: list[str]) -> ModelSignature:
-    """`image` -> label, confidence, probabilities.
+def signature(classes: list[str], task: Task) -> ModelSignature:
+    """`image` -> the columns of `TrainedModel.predict`.
 
     The input is declared as string because MLflow lets bytes pass a string column, in pandas, and a JSON
     request's text unchanged: declared as binary, paths in JSON would be taken for base64.
     """
-    outputs = [ColSpec(DataType.string, "label"), ColSpec(DataType.double, "confidence")]
-    outputs += [ColSpec(DataType.double, f"probability.{name}") for name in classes]
+    from autotransfer.transfer.model import prediction_columns
+
+    types = {str: DataType.string, float: DataType.double}
+    outputs = [ColSpec(types[kind], name) for name, kind in prediction_columns(classes, task)]
     return ModelSignature(inputs=Schema([ColSpec(DataType.string, "image")]), outputs=Schema(outputs))
 
 
@@ -200,7 +204,7 @@ def log_model(client: MlflowClient, run_id: str, folder: Path, image: str = "") 
                 artifacts={"model": str(folder)},
                 code_paths=[str(path) for path in code],
                 pip_requirements=[f"mlflow=={version('mlflow')}", *requirements()],
-                signature=signature(_classes(folder)),
+                signature=signature(*_outputs(folder)),
                 input_example=input_example(image),
             )
             for cache in list(local.rglob("__pycache__")):
@@ -236,11 +240,11 @@ def register_model(client: MlflowClient, model_id: str, run_id: str, name: str, 
     return str(created.version)
 
 
-def _classes(folder: Path) -> list[str]:
-    card = folder / "recommendation.json"
-    if not card.is_file():
-        return []
-    return [str(name) for name in json.loads(card.read_text(encoding="utf-8")).get("classes") or []]
+def _outputs(folder: Path) -> tuple[list[str], Task]:
+    """Names and meaning of a saved model's outputs."""
+    card = folder / "autotransfer.json"
+    found = json.loads(card.read_text(encoding="utf-8")) if card.is_file() else {}
+    return [str(name) for name in found.get("classes") or []], found.get("task", "classification")
 
 
 @contextmanager

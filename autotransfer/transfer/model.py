@@ -18,10 +18,11 @@ from safetensors.torch import load_file, save_file
 from autotransfer.datasets import decode_image
 from autotransfer.errors import ModelDirectoryError, SourceError
 from autotransfer.sources import DataConfig, Source, load_plugins, plugin_file, plugin_name
+from autotransfer.task import TASKS, Task
 from autotransfer.transfer.config import TransferConfig
 from autotransfer.transfer.inputs import ImageInputs
 from autotransfer.transfer.surgery import TransferModel, build_network
-from autotransfer.transfer.training import predict_probabilities
+from autotransfer.transfer.training import predict
 
 FORMAT_VERSION = 1
 DESCRIPTION = "autotransfer.json"
@@ -35,11 +36,12 @@ class TrainedModel:
 
     Attributes:
         network: the trained network.
-        classes: names of its outputs, in order.
+        classes: names of its outputs, in order: classes, labels or numbers.
         config: the transfer configuration that it was trained with.
         source: the source that it was transferred from (its architecture is what is saved).
         preprocessing: mean, standard deviation, interpolation; the size is `config.image_size`.
         plugins: modules that register the architecture with timm.
+        task: what its outputs mean.
     """
 
     network: TransferModel
@@ -48,9 +50,10 @@ class TrainedModel:
     source: Source
     preprocessing: DataConfig
     plugins: tuple[str, ...] = ()
+    task: Task = "classification"
 
-    def probabilities(self, images: Sequence[str | PathLike[str] | bytes]) -> npt.NDArray[np.float32]:
-        """Class probabilities [n, num_classes] of images given as paths or bytes.
+    def outputs(self, images: Sequence[str | PathLike[str] | bytes]) -> npt.NDArray[np.float32]:
+        """Probabilities of classes or labels, or numbers, [n, outputs], of images given as paths or bytes.
 
         Raises:
             DatasetError: a file cannot be read as an image.
@@ -61,22 +64,31 @@ class TrainedModel:
             chosen = images[start : start + _PREDICT_AT_ONCE]
             pixels = np.stack([decode_image(image, size, self.preprocessing.interpolation) for image in chosen])
             inputs = ImageInputs(pixels, self.preprocessing, device)
-            parts.append(predict_probabilities(self.network, inputs, np.arange(len(pixels))))
+            parts.append(predict(self.network, inputs, np.arange(len(pixels)), self.task))
         return np.concatenate(parts) if parts else np.empty((0, len(self.classes)), np.float32)
 
     def predict(self, images: Sequence[str | PathLike[str] | bytes]) -> pd.DataFrame:
-        """One row an image: image (its path), label, confidence, and `probability.<class>` for each class."""
-        probabilities = self.probabilities(images)
-        best = probabilities.argmax(axis=1)
-        frame = pd.DataFrame(
-            {
-                "image": ["<bytes>" if isinstance(image, bytes) else os.fspath(image) for image in images],
-                "label": [self.classes[i] for i in best],
-                "confidence": probabilities[np.arange(len(best)), best].astype(float),
-            }
-        )
-        columns = {f"probability.{c}": probabilities[:, i].astype(float) for i, c in enumerate(self.classes)}
-        return pd.concat([frame, pd.DataFrame(columns, index=frame.index)], axis=1)
+        """One row an image: `image` (its path), and what `prediction_columns` names.
+
+        Classes: `label`, `confidence`, and `probability.<class>` for each. Label sets: `label` (the names of
+        those with a probability of at least one half, joined by "; ") and `probability.<label>` for each.
+        Numbers: `value.<name>` for each.
+        """
+        outputs = self.outputs(images)
+        columns: dict[str, Any] = {
+            "image": ["<bytes>" if isinstance(image, bytes) else os.fspath(image) for image in images]
+        }
+        if self.task == "classification":
+            best = outputs.argmax(axis=1)
+            columns["label"] = [self.classes[i] for i in best]
+            columns["confidence"] = outputs[np.arange(len(best)), best].astype(float)
+        elif self.task == "multilabel":
+            columns["label"] = ["; ".join(np.array(self.classes)[row >= 0.5]) for row in outputs]
+        for (name, kind), values in zip(
+            prediction_columns(self.classes, self.task)[-len(self.classes) :], outputs.T, strict=True
+        ):
+            columns[name] = values.astype(kind)
+        return pd.DataFrame(columns)
 
     @property
     def opens_with_timm(self) -> bool:
@@ -102,6 +114,7 @@ class TrainedModel:
             target / DESCRIPTION,
             {
                 "format_version": FORMAT_VERSION,
+                "task": self.task,
                 "classes": list(self.classes),
                 "config": self.config.to_dict(),
                 "preprocessing": asdict(self.preprocessing),
@@ -164,6 +177,9 @@ def load_model(folder: str | PathLike[str], *, plugins: Sequence[str] = ()) -> T
         needed = tuple(str(name) for name in description.get("plugins", ()))
         opens_with_timm = bool(description["opens_with_timm"])
         config = TransferConfig.from_dict(description["config"])
+        task = description.get("task", "classification")
+        if task not in TASKS:
+            raise KeyError(f"task {task!r}")
         data = description["preprocessing"]
         preprocessing = DataConfig(**{**data, "mean": tuple(data["mean"]), "std": tuple(data["std"])})
     except (KeyError, TypeError) as error:
@@ -198,7 +214,19 @@ def load_model(folder: str | PathLike[str], *, plugins: Sequence[str] = ()) -> T
         source=source,
         preprocessing=preprocessing,
         plugins=tuple(plugins) or needed,
+        task=task,
     )
+
+
+def prediction_columns(classes: Sequence[str], task: Task) -> list[tuple[str, type]]:
+    """Names and types of the columns that `TrainedModel.predict` adds to `image`, in order."""
+    before: dict[Task, list[tuple[str, type]]] = {
+        "classification": [("label", str), ("confidence", float)],
+        "multilabel": [("label", str)],
+        "regression": [],
+    }
+    prefix = "value" if task == "regression" else "probability"
+    return [*before[task], *((f"{prefix}.{name}", float) for name in classes)]
 
 
 def _read_description(folder: Path) -> dict[str, Any]:

@@ -11,16 +11,19 @@ from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional
 
+from autotransfer.errors import TrainingError
+from autotransfer.task import Task
 from autotransfer.transfer.config import TransferConfig
 from autotransfer.transfer.surgery import TransferModel
 
 _FIRST_OVER_PEAK = 0.04
+_RAREST = 0.01  # a label that is rarer weighs no more than this one
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""(logits [n, C], class codes [n] or class probabilities [n, C]) -> a loss for each sample, [n]."""
+"""(outputs [n, outputs], class codes [n] or what each output should be [n, outputs]) -> a loss a sample, [n]."""
 
 Mixing = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""(images [n, 3, H, W], class codes [n]) -> mixed images, class probabilities [n, C]."""
+"""(images [n, 3, H, W], class codes [n] or targets [n, outputs]) -> mixed images, mixed targets [n, outputs]."""
 
 
 def make_optimizer(model: TransferModel, config: TransferConfig) -> torch.optim.Optimizer:
@@ -56,15 +59,60 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: TransferConfig, step
     )
 
 
-def make_loss(config: TransferConfig, class_weights: Tensor | None) -> Loss:
-    """Cross-entropy with label smoothing, each class at its weight."""
+def make_loss(
+    config: TransferConfig, targets: npt.NDArray[Any], outputs: int, task: Task, device: torch.device
+) -> Loss:
+    """Cross-entropy of classes, binary cross-entropy of labels, squared error of (standardised) numbers.
 
-    def loss(logits: Tensor, targets: Tensor) -> Tensor:
-        return functional.cross_entropy(
-            logits, targets, weight=class_weights, label_smoothing=config.label_smoothing, reduction="none"
-        )
+    Args:
+        config: its label smoothing, and whether rare classes or labels weigh more.
+        targets: of the training images, which say what is rare.
+        outputs: classes, labels or numbers.
+        task: what the targets are.
+        device: where the loss is computed.
 
-    return loss
+    Raises:
+        TrainingError: rare numbers are to weigh more.
+    """
+    if task == "regression":
+        if config.imbalance != "none":
+            raise TrainingError(f"imbalance: {config.imbalance} needs classes or labels; numbers have none.")
+        return lambda predicted, numbers: functional.mse_loss(predicted, numbers, reduction="none").mean(dim=1)
+    smoothing = config.label_smoothing
+    if task == "multilabel":
+        positive = torch.from_numpy(targets.mean(axis=0)).float().clamp(_RAREST, 1 - _RAREST).to(device)
+        rarity = (1 - positive) / positive if config.imbalance == "loss" else None
+
+        def of_labels(logits: Tensor, labels: Tensor) -> Tensor:
+            smooth = labels * (1 - smoothing) + smoothing / 2
+            losses = functional.binary_cross_entropy_with_logits(logits, smooth, pos_weight=rarity, reduction="none")
+            return losses.mean(dim=1)
+
+        return of_labels
+    weights = None
+    if config.imbalance == "loss":
+        weights = torch.from_numpy(balanced_weights(targets, outputs)).float().to(device)
+
+    def of_classes(logits: Tensor, codes: Tensor) -> Tensor:
+        return functional.cross_entropy(logits, codes, weight=weights, label_smoothing=smoothing, reduction="none")
+
+    return of_classes
+
+
+def sampling_weights(
+    config: TransferConfig, targets: npt.NDArray[Any], outputs: int, task: Task
+) -> npt.NDArray[np.float64] | None:
+    """How often each training image is drawn, None where each is drawn once.
+
+    Raises:
+        TrainingError: images are to be drawn by class, and have none.
+    """
+    if config.imbalance != "sampler":
+        return None
+    if task != "classification":
+        raise TrainingError(f"imbalance: sampler needs one class an image, not {task}. Choose loss or none.")
+    drawn: npt.NDArray[np.float64] = balanced_weights(targets, outputs)[targets]
+    return drawn
 
 
 def balanced_weights(codes: npt.NDArray[np.int64], classes: int) -> npt.NDArray[np.float64]:
@@ -74,10 +122,11 @@ def balanced_weights(codes: npt.NDArray[np.int64], classes: int) -> npt.NDArray[
     return np.where(present, len(codes) / (present.sum() * np.maximum(counts, 1)), 0.0)
 
 
-def make_mixing(config: TransferConfig, classes: int) -> Mixing | None:
-    """A function that mixes each image and its class code with its neighbour's; None where nothing is mixed."""
+def make_mixing(config: TransferConfig, outputs: int, task: Task) -> Mixing | None:
+    """A function that mixes each image and its target with its neighbour's; None where nothing is mixed."""
     from torchvision.transforms import v2
 
+    classes = outputs if task == "classification" else None
     ways: list[nn.Module] = []
     if config.mixup:
         ways.append(v2.MixUp(alpha=config.mixup, num_classes=classes))

@@ -20,11 +20,18 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from autotransfer.errors import TrainingError
+from autotransfer.task import Task
 from autotransfer.transfer.augmentation import Augmentation
 from autotransfer.transfer.config import TransferConfig
-from autotransfer.transfer.evaluation import Metric
+from autotransfer.transfer.evaluation import Metric, Targets, prediction_loss
 from autotransfer.transfer.inputs import Inputs, Rows
-from autotransfer.transfer.optimisation import balanced_weights, make_loss, make_mixing, make_optimizer, make_schedule
+from autotransfer.transfer.optimisation import (
+    make_loss,
+    make_mixing,
+    make_optimizer,
+    make_schedule,
+    sampling_weights,
+)
 from autotransfer.transfer.surgery import TransferModel
 
 logger = logging.getLogger(__name__)
@@ -35,18 +42,20 @@ _SMALLEST_PART = 2  # images that go through the network together: batch norm ne
 
 @dataclass(frozen=True)
 class Data:
-    """Where batches come from, the labels, and which rows are for what.
+    """Where batches come from, what is to be predicted, and which rows are for what.
 
     Attributes:
         inputs: images, or activations of a frozen part.
-        codes: int64 [n], class indices.
+        targets: class indices int64 [n], labels 0 or 1 int64 [n, L], or numbers float64 [n, T].
         train, val: row positions.
+        task: what the targets are.
     """
 
     inputs: Inputs
-    codes: npt.NDArray[np.int64]
+    targets: Targets
     train: Rows
     val: Rows
+    task: Task = "classification"
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,8 @@ def train(
     """Train `model` in place.
 
     Args:
-        model: from `transfer`, its classifier already where it shall start; it is moved to the inputs' device.
+        model: from `transfer`, its classifier already where it shall start (for numbers: on their scale, see
+            `Scale.give`); it is moved to the inputs' device.
         config: the configuration being evaluated.
         data: inputs, labels and rows; where `val` is empty nothing is evaluated.
         metric: the objective.
@@ -90,41 +100,88 @@ def train(
         the best one with early stopping); None without validation rows.
 
     Raises:
-        TrainingError: the loss is no longer a finite number.
+        TrainingError: the loss is no longer a finite number; or the configuration asks for what the task lacks.
         torch.OutOfMemoryError: not even two images fit into memory.
     """
-    training = _Training(model, config, data, metric, seed)
-    if state_file is not None:
-        training.read(state_file)
-    for report in training.reports:
-        on_epoch(report)
-    while training.epoch < config.epochs and not training.stalled:
-        started = time.perf_counter()
-        train_loss = training.run_epoch(go_on)
-        score, val_loss = training.evaluate()
-        report = EpochReport(training.epoch, train_loss, score, val_loss, time.perf_counter() - started)
-        training.reports.append(report)
+    scale = Scale.of(data.targets[data.train], data.task)
+    with scale.standardised(model):
+        training = _Training(model, config, data, metric, seed, scale)
         if state_file is not None:
-            training.write(state_file)
-        on_epoch(report)
-    return training.finish()
+            training.read(state_file)
+        for report in training.reports:
+            on_epoch(report)
+        while training.epoch < config.epochs and not training.stalled:
+            started = time.perf_counter()
+            train_loss = training.run_epoch(go_on)
+            score, val_loss = training.evaluate()
+            report = EpochReport(training.epoch, train_loss, score, val_loss, time.perf_counter() - started)
+            training.reports.append(report)
+            if state_file is not None:
+                training.write(state_file)
+            on_epoch(report)
+        return training.finish()
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Mean and standard deviation of the numbers to be predicted, [T]: networks learn them standardised.
+
+    For other tasks 0 and 1.
+    """
+
+    centre: npt.NDArray[np.float64]
+    spread: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, targets: Targets, task: Task) -> "Scale":
+        """That of the training images' targets."""
+        if task != "regression":
+            return cls(np.zeros(1), np.ones(1))
+        spread = targets.std(axis=0)
+        return cls(targets.mean(axis=0), np.where(spread > 0, spread, 1.0))
+
+    def give(self, model: TransferModel) -> None:
+        """Bring a fresh classifier, which says 0 give or take 1, to this scale."""
+        self._change(model, lambda weight, bias, c, s: (weight * s[:, None], bias * s + c))
+
+    @contextlib.contextmanager
+    def standardised(self, model: TransferModel) -> Iterator[None]:
+        """The model's outputs on this scale for a while, whatever ends it."""
+        self._change(model, lambda weight, bias, c, s: (weight / s[:, None], (bias - c) / s))
+        try:
+            yield
+        finally:
+            self.give(model)
+
+    @torch.no_grad()
+    def _change(self, model: TransferModel, change: Callable[..., tuple[Tensor, Tensor]]) -> None:
+        if len(self.spread) == 1 and self.spread[0] == 1 and self.centre[0] == 0:
+            return
+        head = model.classifier
+        centre, spread = (torch.from_numpy(v).to(head.weight.device) for v in (self.centre, self.spread))
+        weight, bias = change(head.weight.double(), head.bias.double(), centre, spread)
+        head.weight.copy_(weight)
+        head.bias.copy_(bias)
 
 
 class _Training:
     """A training between two epochs."""
 
-    def __init__(self, model: TransferModel, config: TransferConfig, data: Data, metric: Metric, seed: int) -> None:
+    def __init__(
+        self, model: TransferModel, config: TransferConfig, data: Data, metric: Metric, seed: int, scale: Scale
+    ) -> None:
         torch.manual_seed(seed)
+        self._scale = scale
         self.model, self._config, self._data, self._metric, self._seed = model, config, data, metric, seed
         self._device = data.inputs.device
         self._generator = np.random.default_rng(seed)
         model.to(self._device).to(memory_format=torch.channels_last)
         self._network: Callable[[Tensor], Tensor] = torch.compile(model) if config.compile else model
-        classes = model.classifier.out_features
-        weights = balanced_weights(data.codes[data.train], classes)
-        self._sampling = weights[data.codes[data.train]] if config.imbalance == "sampler" else None
-        weighted = torch.from_numpy(weights).float().to(self._device) if config.imbalance == "loss" else None
-        self._loss, self._mix = make_loss(config, weighted), make_mixing(config, classes)
+        outputs, targets = model.classifier.out_features, data.targets[data.train]
+        self._targets = (data.targets - scale.centre) / scale.spread if data.task == "regression" else data.targets
+        self._sampling = sampling_weights(config, targets, outputs, data.task)
+        self._loss = make_loss(config, targets, outputs, data.task, self._device)
+        self._mix = make_mixing(config, outputs, data.task)
         self._augmentation = Augmentation.of(config)
         self._optimizer = make_optimizer(model, config)
         self._steps_an_epoch = len(_starts(len(data.train), config.batch_size))
@@ -160,14 +217,16 @@ class _Training:
         return loss
 
     def evaluate(self) -> tuple[float | None, float | None]:
-        """The metric and the log loss on the validation rows, by the averaged weights where there are any."""
+        """The metric and the loss on the validation rows, by the averaged weights where there are any."""
         data = self._data
         if not len(data.val):
             return None, None
         with self._averaged():
-            probabilities = predict_probabilities(self.model, data.inputs, data.val)
-            codes = data.codes[data.val]
-            score, loss = self._metric(probabilities, codes), log_loss(probabilities, codes)
+            predictions = predict(self.model, data.inputs, data.val, data.task)
+            if data.task == "regression":
+                predictions = (predictions * self._scale.spread + self._scale.centre).astype(np.float32)
+            targets = data.targets[data.val]
+            score, loss = self._metric(predictions, targets), prediction_loss(predictions, targets, data.task)
             self._since_best += 1
             if self._best is None or self._metric.better(score, self._best[0]):
                 self._since_best = 0
@@ -216,7 +275,8 @@ class _Training:
         inputs, total = self._data.inputs, torch.zeros((), device=self._device)
         for part in np.array_split(rows, min(self._parts, max(1, len(rows) // _SMALLEST_PART))):
             batch = inputs.augmented(part, self._augmentation)
-            targets = torch.from_numpy(self._data.codes[part]).to(self._device)
+            targets = torch.from_numpy(self._targets[part]).to(self._device)
+            targets = targets if targets.ndim == 1 else targets.float()
             if self._mix is not None:
                 batch, targets = self._mix(batch, targets)
             with torch.autocast(self._device.type, self._autocast, enabled=self._autocast is not None):
@@ -303,20 +363,18 @@ class _Training:
 
 
 @torch.inference_mode()
-def predict_probabilities(model: TransferModel, inputs: Inputs, rows: Rows) -> npt.NDArray[np.float32]:
-    """Class probabilities [len(rows), num_classes], in evaluation mode."""
+def predict(model: TransferModel, inputs: Inputs, rows: Rows, task: Task = "classification") -> npt.NDArray[np.float32]:
+    """Probabilities of classes or labels, or numbers, [len(rows), outputs], in evaluation mode."""
     model.to(inputs.device).eval()
     parts = []
     for start in range(0, len(rows), EVALUATION_BATCH):
-        logits: Tensor = model(inputs.batch(rows[start : start + EVALUATION_BATCH]))
-        parts.append(logits.float().softmax(dim=1).cpu().numpy())
+        outputs: Tensor = model(inputs.batch(rows[start : start + EVALUATION_BATCH])).float()
+        if task == "classification":
+            outputs = outputs.softmax(dim=1)
+        elif task == "multilabel":
+            outputs = outputs.sigmoid()
+        parts.append(outputs.cpu().numpy())
     return np.concatenate(parts) if parts else np.empty((0, model.classifier.out_features), np.float32)
-
-
-def log_loss(probabilities: npt.NDArray[np.floating], codes: npt.NDArray[np.int64]) -> float:
-    """The mean negative log-likelihood of the true classes."""
-    picked = probabilities[np.arange(len(codes)), codes]
-    return float(-np.log(np.maximum(picked, 1e-12)).mean())
 
 
 @torch.no_grad()

@@ -71,7 +71,7 @@ def measure(options: argparse.Namespace) -> None:
     from autotransfer.sources import find_sources, load_plugins
     from autotransfer.transfer.config import TransferConfig
     from autotransfer.transfer.evaluation import get_metric
-    from autotransfer.transfer.training import Data, predict_probabilities, train
+    from autotransfer.transfer.training import Data, predict, train
 
     names = [p.name for p in list_proxies() if "classification" in p.tasks and p.name not in SLOW]
     space, metric, cpu = Space(sources=["embedded:*"], proxies=names), get_metric("accuracy"), torch.device("cpu")
@@ -113,7 +113,7 @@ def measure(options: argparse.Namespace) -> None:
                 with workshop.started(config, train_rows) as (model, inputs):
                     data = Data(inputs, dataset.codes, train_rows, np.empty(0, np.int64))
                     train(model, config, data, metric=metric, seed=0)
-                probabilities = predict_probabilities(model, workshop.inputs(source.name), test_rows)
+                probabilities = predict(model, workshop.inputs(source.name), test_rows)
                 rows.append(
                     {
                         "dataset": name,

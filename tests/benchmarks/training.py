@@ -94,7 +94,7 @@ def images_of(source, count: int, device: str):
 
 def epoch_seconds(source, config, inputs, store, epochs: int, count: int) -> float:
     """The fastest epoch of a training without validation."""
-    from autotransfer.transfer.evaluation import METRICS
+    from autotransfer.transfer.evaluation import get_metric
     from autotransfer.transfer.surgery import transfer
     from autotransfer.transfer.training import Data, EpochReport, train
 
@@ -114,7 +114,7 @@ def epoch_seconds(source, config, inputs, store, epochs: int, count: int) -> flo
     rows, codes = np.arange(count), np.arange(count) % CLASSES
     with store.inputs(model, config, inputs) as found:
         data = Data(found, codes, rows, rows[:0])
-        train(model, config.replace(epochs=epochs), data, metric=METRICS["accuracy"], seed=0, on_epoch=note)
+        train(model, config.replace(epochs=epochs), data, metric=get_metric("accuracy"), seed=0, on_epoch=note)
     return min(seconds)
 
 
@@ -153,7 +153,7 @@ def accuracy(options: argparse.Namespace, folder: Path) -> Iterator[dict[str, An
     """Test accuracy of training on kept views and on fresh ones: scikit-learn's digits, half of the levels frozen."""
     from autotransfer.sources import find_sources
     from autotransfer.transfer.activations import ActivationStore
-    from autotransfer.transfer.evaluation import METRICS
+    from autotransfer.transfer.evaluation import get_metric
     from autotransfer.transfer.inputs import ImageInputs
     from autotransfer.transfer.surgery import transfer
     from autotransfer.transfer.training import Data, train
@@ -184,7 +184,7 @@ def accuracy(options: argparse.Namespace, folder: Path) -> Iterator[dict[str, An
                 )
                 with store.inputs(model, config, inputs) as found:
                     data = Data(found, codes, train_rows, test_rows)
-                    scores.append(train(model, config, data, metric=METRICS["accuracy"], seed=seed))
+                    scores.append(train(model, config, data, metric=get_metric("accuracy"), seed=seed))
             yield {
                 "source": source.name,
                 "cached_views": views or "off",

@@ -165,14 +165,14 @@ class Bench:
 
     def _accuracy(self, config) -> float:
         """On the test images, after training on train + validation images (0 epochs: the head alone is solved)."""
-        from autotransfer.transfer.training import Data, predict_probabilities, train
+        from autotransfer.transfer.training import Data, predict, train
 
         rows, test = self.dataset.rows("train", "val"), self.dataset.rows("test")
         with self.workshop.started(config, rows) as (model, inputs):
             if config.epochs:
                 data = Data(inputs, self.dataset.codes, rows, np.empty(0, np.int64))
                 train(model, config, data, metric=self.metric, seed=self.seed)
-        probabilities = predict_probabilities(model, self.workshop.inputs(config.source), test)
+        probabilities = predict(model, self.workshop.inputs(config.source), test)
         return self.metric(probabilities, self.dataset.codes[test])
 
     def _random_features(self, source) -> tuple[int, float]:
@@ -194,10 +194,10 @@ class Bench:
         for level in source.levels:
             on_val = made.at(level.index, val)
             head = best_linear_head((made.at(level.index, train), codes[train]), (on_val, codes[val]), classes)
-            found.append((self.metric(head.probabilities(on_val), codes[val]), level.index, head.strength))
+            found.append((self.metric(head.predict(on_val), codes[val]), level.index, head.strength))
         _, best, strength = max(found)
         head = fit_linear_head(made.at(best, both), codes[both], classes, strength)
-        return best, self.metric(head.probabilities(made.at(best, test)), codes[test])
+        return best, self.metric(head.predict(made.at(best, test)), codes[test])
 
 
 def digits(folder: Path) -> Path:

@@ -5,12 +5,18 @@ import tempfile
 import unicodedata
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autotransfer.datasets.manifest import read_manifest
 from autotransfer.errors import DatasetError
+
+
+def read(*arguments, **options) -> pd.DataFrame:
+    """The samples of a manifest."""
+    return read_manifest(*arguments, **options).samples
 
 
 @pytest.fixture
@@ -30,7 +36,7 @@ def manifest(folder: Path, text: str, encoding: str = "utf-8", name: str = "labe
 
 def assert_refused(path: Path, *parts: str, **options: str) -> None:
     with pytest.raises(DatasetError) as caught:
-        read_manifest(path, **options)
+        read(path, **options)
     for part in parts:
         assert part in str(caught.value), str(caught.value)
 
@@ -38,7 +44,7 @@ def assert_refused(path: Path, *parts: str, **options: str) -> None:
 def test_paths_are_relative_to_the_manifest_or_absolute(folder, tmp_path_factory):
     outside = tmp_path_factory.mktemp("outside") / "1.png"
     outside.touch()
-    samples = read_manifest(manifest(folder, f"image,label\ncats/0.png,cat\n{outside},dog\n"))
+    samples = read(manifest(folder, f"image,label\ncats/0.png,cat\n{outside},dog\n"))
     assert samples["image"].to_list() == [str(folder / "cats" / "0.png"), str(outside)]
     assert samples["label"].to_list() == ["cat", "dog"]
     assert samples["split"].to_list() == ["", ""]
@@ -47,38 +53,38 @@ def test_paths_are_relative_to_the_manifest_or_absolute(folder, tmp_path_factory
 
 def test_splits_and_groups_are_read(folder):
     text = "group,split,label,image\np1,Train,cat,cats/0.png\n,valid,cat,cats/1.png\np2,test,cat,cats/2.png\n"
-    samples = read_manifest(manifest(folder, text))
+    samples = read(manifest(folder, text))
     assert samples["split"].to_list() == ["train", "val", "test"]
     assert samples["group"].to_list() == ["p1", "", "p2"]
 
 
 def test_columns_that_are_empty_throughout_count_as_absent(folder):
-    samples = read_manifest(manifest(folder, "image,label,split,group\ncats/0.png,a,,\ncats/1.png,b,,\n"))
+    samples = read(manifest(folder, "image,label,split,group\ncats/0.png,a,,\ncats/1.png,b,,\n"))
     assert set(samples["split"]) == {""}
     assert "group" not in samples
 
 
 def test_columns_can_be_named(folder):
     path = manifest(folder, "file,kind,image,label\ncats/0.png,cat,7,8\n")
-    samples = read_manifest(path, image_column="file", label_column="kind")
+    samples = read(path, image_column="file", label_column="kind")
     assert samples.loc[0, ["label"]].to_list() == ["cat"]
 
 
 def test_labels_that_look_like_numbers_or_nothing_stay_text(folder):
     path = manifest(folder, "image,label\ncats/0.png,007\ncats/1.png,NA\ncats/2.png,null\ncats/3.png,1.0\n")
-    assert read_manifest(path)["label"].to_list() == ["007", "NA", "null", "1.0"]
+    assert read(path)["label"].to_list() == ["007", "NA", "null", "1.0"]
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_files_as_spreadsheets_save_them_are_read(folder, delimiter, encoding):
     text = f"image{delimiter}label\r\ncats/0.png{delimiter}Kätzchen\r\n\r\ncats/1.png{delimiter}犬\r\n"
-    assert read_manifest(manifest(folder, text, encoding))["label"].to_list() == ["Kätzchen", "犬"]
+    assert read(manifest(folder, text, encoding))["label"].to_list() == ["Kätzchen", "犬"]
 
 
 def test_a_repeated_row_counts_once(folder):
     path = manifest(folder, "image,label\ncats/0.png,cat\ncats/../cats/0.png,cat\ncats/1.png,dog\n")
-    assert read_manifest(path)["label"].to_list() == ["cat", "dog"]
+    assert read(path)["label"].to_list() == ["cat", "dog"]
 
 
 def test_a_missing_image_is_told_with_its_row_and_where_it_was_looked_for(folder):
@@ -100,7 +106,7 @@ def test_all_faults_are_told_at_once_in_the_order_of_rows(folder):
         "image,label,split\ncats/0.png,,train\n,cat,train\ncats/1.png,cat,holdout\ncats/9.png,cat,\ncats,cat,test\n",
     )
     with pytest.raises(DatasetError) as caught:
-        read_manifest(path)
+        read(path)
     lines = str(caught.value).splitlines()
     assert lines[0] == "Found 6 problems in labels.csv:"
     assert [line.split(":")[0].strip(" -") for line in lines[1:7]] == [
@@ -140,7 +146,7 @@ def test_a_column_that_is_there_twice_is_refused(folder):
 
 def test_one_column_cannot_be_both_image_and_label(folder):
     path = manifest(folder, "image,label\ncats/0.png,cat\n")
-    assert_refused(path, "two different columns", image_column="label")
+    assert_refused(path, "different columns", image_column="label")
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "\ufeff"])
@@ -201,7 +207,7 @@ def test_what_is_written_is_read_whatever_the_text_order_and_delimiter(rows, del
             records.append([values[column] for column in columns])
         with (folder / "labels.csv").open("w", newline="", encoding="utf-8") as file:
             csv.writer(file, delimiter=delimiter).writerows([columns, *records])
-        samples = read_manifest(folder / "labels.csv")
+        samples = read(folder / "labels.csv")
     assert samples["label"].to_list() == [unicodedata.normalize("NFC", label) for label, _, _ in rows]
     assert samples["split"].to_list() == [split for _, split, _ in rows]
     if any(group.strip() for _, _, group in rows):
@@ -215,4 +221,72 @@ def test_any_bytes_are_read_or_refused_with_a_dataset_error(content):
         path = Path(name) / "labels.csv"
         path.write_bytes(content)
         with pytest.raises(DatasetError):
-            read_manifest(path)
+            read(path)
+
+
+# Label sets and numbers
+
+
+def test_several_columns_of_0_and_1_are_label_sets(folder):
+    text = "image,cat,dog,split\ncats/0.png,1,1,train\ncats/1.png,0,0,test\ncats/2.png,0,1,val\n"
+    samples, task, columns = read_manifest(manifest(folder, text))
+    assert (task, columns) == ("multilabel", ("cat", "dog"))
+    assert samples["target.cat"].to_list() == [1, 0, 0]
+    assert samples["target.dog"].to_list() == [1, 0, 1]
+    assert samples["label"].to_list() == ["cat; dog", "", "dog"]
+    assert samples["split"].to_list() == ["train", "test", "val"]
+
+
+@pytest.mark.parametrize("values", [("1.5", "2", "-3e2"), ("0.1", "1", "1")])
+def test_a_label_column_of_numbers_that_are_not_all_whole_is_regression(folder, values):
+    rows = "".join(f"cats/{index}.png,{value}\n" for index, value in enumerate(values))
+    samples, task, columns = read_manifest(manifest(folder, f"image,label\n{rows}"))
+    assert (task, columns) == ("regression", ("label",))
+    assert samples["target.label"].to_list() == [float(value) for value in values]
+    assert samples["label"].to_list() == list(values)
+
+
+@pytest.mark.parametrize("values", [("1", "2", "3"), ("1.0", "2.0", "2.0"), ("1.5", "two", "3"), ("1.5", "nan", "inf")])
+def test_whole_numbers_and_text_are_classes(folder, values):
+    rows = "".join(f"cats/{index}.png,{value}\n" for index, value in enumerate(values))
+    samples, task, _ = read_manifest(manifest(folder, f"image,label\n{rows}"))
+    assert task == "classification"
+    assert samples["label"].to_list() == list(values)
+
+
+def test_several_columns_of_other_numbers_are_regression(folder):
+    text = "image,x,y\ncats/0.png,0,1\ncats/1.png,2,0\n"
+    samples, task, columns = read_manifest(manifest(folder, text))
+    assert (task, columns) == ("regression", ("x", "y"))
+    assert samples["label"].to_list() == ["0; 1", "2; 0"]
+
+
+def test_label_columns_can_be_named_and_the_task_set(folder):
+    path = manifest(folder, "image,note,x,y,label\ncats/0.png,a,0,1,1\ncats/1.png,b,1,0,2\n")
+    assert read_manifest(path, label_column=["y", "x"]).columns == ("y", "x")
+    assert read_manifest(path, label_column=["x", "y"], task="regression").task == "regression"
+    assert read_manifest(path, task="regression").samples["target.label"].to_list() == [1, 2]
+    assert read_manifest(path).task == "classification"
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "parts"),
+    [
+        (
+            "image,a,b\ncats/0.png,1,0\ncats/1.png,yes,1\ncats/2.png,,1\n",
+            {"task": "multilabel"},
+            ["row 3: 'a' is 'yes', not 0 or 1", "row 4: 'a' is empty", "1 where it is on the image"],
+        ),
+        (
+            "image,label\ncats/0.png,1.5\ncats/1.png,tall\n",
+            {"task": "regression"},
+            ["row 3: 'label' is 'tall', not a number"],
+        ),
+        ("image,label\ncats/0.png,1.5\ncats/1.png,inf\n", {"task": "regression"}, ["row 3: 'label' is 'inf'"]),
+        ("image,a,b\ncats/0.png,1,0\n", {"task": "classification"}, ["2 label columns ('a', 'b')", "takes one"]),
+        ("image,a,b\ncats/0.png,1,0\n", {"label_column": ["a", "c"]}, ["'image' and 'a' and 'c'"]),
+        ("image,a,b\ncats/0.png,1,0\n", {"label_column": ["a", "a"]}, ["each named once"]),
+    ],
+)
+def test_cells_that_hold_no_label_or_number_are_told(folder, text, options, parts):
+    assert_refused(manifest(folder, text), *parts, **options)

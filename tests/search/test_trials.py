@@ -27,7 +27,7 @@ from autotransfer.search.forecast import Forecast
 from autotransfer.search.trials import best_trial, queue_first_trials, run_trials
 from autotransfer.transfer.config import TransferConfig, canonical
 from autotransfer.transfer.evaluation import Metric, get_metric
-from autotransfer.transfer.training import predict_probabilities
+from autotransfer.transfer.training import predict
 
 # What is tried first
 
@@ -133,7 +133,7 @@ def test_the_kept_weights_of_every_trial_have_the_score_it_was_told(search):
         source = workshop.source(config.source)
         model = workshop.build(config)
         model.load_state_dict(load_file(workshop.checkpoints / f"trial-{trial.number}.safetensors"))
-        answers = predict_probabilities(model, workshop.inputs(source.name), val)
+        answers = predict(model, workshop.inputs(source.name), val)
         assert (answers.argmax(axis=1) == workshop.dataset.codes[val]).mean() == pytest.approx(trial.value)
     assert not list(workshop.checkpoints.glob("*.tmp"))
 

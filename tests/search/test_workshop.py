@@ -9,14 +9,14 @@ from autotransfer.datasets import decode_image
 from autotransfer.probing import fit_linear_head
 from autotransfer.search.workshop import exceeds_limits, linear_probe_config, with_training
 from autotransfer.transfer.surgery import build_network
-from autotransfer.transfer.training import predict_probabilities
+from autotransfer.transfer.training import predict
 
 LEVELS = [(CONVNEXT, 1), (CONVNEXT, 3), (CONVNEXT, 4), (MOBILENET, 2), (MOBILENET, 5)]
 
 
 def accuracy(workshop, model, source: str) -> float:
     val = workshop.dataset.rows("val")
-    probabilities = predict_probabilities(model, workshop.inputs(source), val)
+    probabilities = predict(model, workshop.inputs(source), val)
     return float((probabilities.argmax(axis=1) == workshop.dataset.codes[val]).mean())
 
 

@@ -12,10 +12,10 @@ from autotransfer.sources import weights_hash
 from autotransfer.transfer.activations import ActivationInputs, ActivationStore
 from autotransfer.transfer.augmentation import Augmentation
 from autotransfer.transfer.config import TransferConfig
-from autotransfer.transfer.evaluation import METRICS
+from autotransfer.transfer.evaluation import get_metric
 from autotransfer.transfer.inputs import ImageInputs
 from autotransfer.transfer.surgery import TransferModel, transfer
-from autotransfer.transfer.training import predict_probabilities, train
+from autotransfer.transfer.training import predict, train
 
 CONFIG = TransferConfig(
     source="s",
@@ -52,8 +52,8 @@ def files(store: ActivationStore) -> list:
 
 def trained(model, store, data, config=CONFIG, seed: int = 0):
     with store.inputs(model, config, data.inputs) as inputs:
-        score = train(model, config, replace(data, inputs=inputs), metric=METRICS["accuracy"], seed=seed)
-    return score, predict_probabilities(model, data.inputs, data.val)
+        score = train(model, config, replace(data, inputs=inputs), metric=get_metric("accuracy"), seed=seed)
+    return score, predict(model, data.inputs, data.val)
 
 
 @pytest.mark.parametrize(("largest_for_half", "tolerance"), [(0.0, 1e-5), (1e4, 0.02)], ids=["float32", "float16"])
@@ -151,7 +151,7 @@ def test_stopping_while_they_are_computed_leaves_nothing(make_model, make_data, 
         pytest.raises(InterruptedError, match="frozen layers"),
         store.inputs(model, CONFIG, data.inputs, lambda: False) as inputs,
     ):
-        predict_probabilities(model, inputs, data.val)
+        predict(model, inputs, data.val)
     assert files(store) == []
 
 
@@ -174,8 +174,8 @@ def test_values_too_large_for_float16_are_kept_whole(make_model, make_data, stor
         for parameter in model.backbone.layer2.parameters():
             parameter.mul_(40)
     with store.inputs(model, CONFIG, data.inputs) as inputs:
-        probabilities = predict_probabilities(model, inputs, data.val)
-    np.testing.assert_allclose(probabilities, predict_probabilities(model, data.inputs, data.val), atol=1e-4)
+        probabilities = predict(model, inputs, data.val)
+    np.testing.assert_allclose(probabilities, predict(model, data.inputs, data.val), atol=1e-4)
     assert {np.load(path).dtype for path in files(store)} == {np.dtype(np.float32)}
 
 

@@ -86,7 +86,7 @@ def test_what_is_saved_is_what_is_opened(get_source, pictures, tmp_path, archite
     again = load_model(folder)
     assert (again.classes, again.config, again.preprocessing) == (CLASSES, model.config, model.preprocessing)
     assert not again.network.training
-    np.testing.assert_allclose(again.probabilities(pictures), model.probabilities(pictures), atol=1e-6)
+    np.testing.assert_allclose(again.outputs(pictures), model.outputs(pictures), atol=1e-6)
     twice = load_model(again.save(tmp_path / "again"))
     assert weights_hash(twice.network) == weights_hash(model.network)
 
@@ -113,7 +113,7 @@ def test_timms_own_transform_for_the_folder_gives_the_same_predictions(get_sourc
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(opened))
     with torch.inference_mode():
         found = opened(torch.stack([transform(Image.open(path)) for path in pictures])).softmax(dim=1)
-    np.testing.assert_allclose(model.probabilities(pictures), found.numpy(), atol=1e-5)
+    np.testing.assert_allclose(model.outputs(pictures), found.numpy(), atol=1e-5)
 
 
 def test_predictions_name_image_label_and_probabilities(get_source, pictures):
@@ -129,13 +129,13 @@ def test_predictions_name_image_label_and_probabilities(get_source, pictures):
 
 def test_paths_and_bytes_are_the_same_images_in_any_number(get_source, pictures, monkeypatch):
     model = make_model(get_source("test_vit"), 3)
-    expected = model.probabilities(pictures)
-    np.testing.assert_array_equal(model.probabilities([path.read_bytes() for path in pictures]), expected)
-    np.testing.assert_array_equal(model.probabilities([str(path) for path in pictures]), expected)
+    expected = model.outputs(pictures)
+    np.testing.assert_array_equal(model.outputs([path.read_bytes() for path in pictures]), expected)
+    np.testing.assert_array_equal(model.outputs([str(path) for path in pictures]), expected)
     assert model.predict([pictures[0].read_bytes()])["image"].to_list() == ["<bytes>"]
     monkeypatch.setattr("autotransfer.transfer.model._PREDICT_AT_ONCE", 2)
-    np.testing.assert_allclose(model.probabilities(pictures), expected, atol=1e-6)
-    assert model.probabilities([]).shape == (0, len(CLASSES))
+    np.testing.assert_allclose(model.outputs(pictures), expected, atol=1e-6)
+    assert model.outputs([]).shape == (0, len(CLASSES))
     assert len(model.predict([])) == 0
 
 
@@ -148,20 +148,18 @@ def test_a_file_that_is_no_image_is_told_by_name(get_source, tmp_path):
 def test_a_saved_model_does_not_need_its_source_or_its_place(pictures, tmp_path):
     source = write_source(tmp_path / "source", "test_efficientnet")
     model = make_model(source, 2)
-    expected = model.probabilities(pictures)
+    expected = model.outputs(pictures)
     model.save(tmp_path / "saved").rename(tmp_path / "moved")
     for path in source.folder.iterdir():
         path.unlink()
-    np.testing.assert_allclose(load_model(tmp_path / "moved").probabilities(pictures), expected, atol=1e-6)
+    np.testing.assert_allclose(load_model(tmp_path / "moved").outputs(pictures), expected, atol=1e-6)
 
 
 def test_saving_twice_replaces_the_first(get_source, pictures, tmp_path):
     make_model(get_source("test_vit"), 3).save(tmp_path / "saved")
     model = make_model(get_source("test_efficientnet"), 2)
     model.save(tmp_path / "saved")
-    np.testing.assert_allclose(
-        load_model(tmp_path / "saved").probabilities(pictures), model.probabilities(pictures), atol=1e-6
-    )
+    np.testing.assert_allclose(load_model(tmp_path / "saved").outputs(pictures), model.outputs(pictures), atol=1e-6)
     assert not list((tmp_path / "saved").glob("*.tmp"))
 
 
@@ -221,7 +219,7 @@ try:
     print(json.dumps("no plugin was needed"))
 except Exception as error:
     print(json.dumps([type(error).__name__, str(error)]))
-print(json.dumps(load_model(folder, plugins=[plugin]).probabilities(pictures).tolist()))
+print(json.dumps(load_model(folder, plugins=[plugin]).outputs(pictures).tolist()))
 """
 
 
@@ -242,4 +240,4 @@ def test_a_users_own_architecture_survives(pictures, tmp_path):
     (kind, message), probabilities = map(json.loads, output.stdout.splitlines())
     assert kind == SourceError.__name__
     assert "users_own_plugin" in message and "--plugin" in message and str(copy) in message
-    np.testing.assert_allclose(probabilities, model.probabilities(pictures), atol=1e-6)
+    np.testing.assert_allclose(probabilities, model.outputs(pictures), atol=1e-6)

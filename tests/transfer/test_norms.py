@@ -103,7 +103,7 @@ def test_extracted_features_are_what_the_classifier_reads(make_model, make_data)
     rows = np.array([69, 0, 5, 5])
     with torch.inference_mode():
         expected = model.eval().features(normalised(data)).numpy()
-    everything = extract_features(model.train(), data.inputs, np.arange(len(data.codes)))
+    everything = extract_features(model.train(), data.inputs, np.arange(len(data.targets)))
     np.testing.assert_allclose(everything, expected, rtol=1e-4, atol=1e-5)
     chosen = extract_features(model, data.inputs, rows)
     np.testing.assert_allclose(chosen, expected[rows], rtol=1e-4, atol=1e-5)

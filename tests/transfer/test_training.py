@@ -1,22 +1,23 @@
 """Training: repeatable, stoppable, and it learns what can be learnt."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import log_loss as reference_log_loss
 
 from autotransfer.errors import TrainingError
 from autotransfer.sources import weights_hash
 from autotransfer.transfer.config import TransferConfig
-from autotransfer.transfer.evaluation import METRICS, Metric
+from autotransfer.transfer.evaluation import Metric, get_metric, prediction_loss
 from autotransfer.transfer.inputs import ImageInputs
 from autotransfer.transfer.optimisation import balanced_weights, make_optimizer, make_schedule
 from autotransfer.transfer.surgery import TransferModel, transfer
 from autotransfer.transfer.training import (
     Data,
     EpochReport,
-    log_loss,
-    predict_probabilities,
+    Scale,
+    predict,
     set_classifier,
     train,
 )
@@ -36,16 +37,22 @@ CONFIG = TransferConfig(
 
 @pytest.fixture
 def make_model(get_source):
-    def make(architecture: str = "test_convnext", k: int = 4, f: int = 0, upper: str = "drop") -> TransferModel:
+    def make(
+        architecture: str = "test_convnext", k: int = 4, f: int = 0, upper: str = "drop", outputs: int = 2
+    ) -> TransferModel:
         source = get_source(architecture)
         torch.manual_seed(0)
-        return transfer(source, transferred_layers=k, upper_layers=upper, frozen_layers=f, num_classes=2)
+        return transfer(source, transferred_layers=k, upper_layers=upper, frozen_layers=f, num_classes=outputs)
 
     return make
 
 
+def loss_of(probabilities: np.ndarray, data: Data) -> float:
+    return prediction_loss(probabilities, data.targets[data.val], data.task)
+
+
 def run(model: TransferModel, data: Data, config: TransferConfig = CONFIG, seed: int = 0, **options) -> float | None:
-    return train(model, config, data, metric=METRICS["accuracy"], seed=seed, **options)
+    return train(model, config, data, metric=get_metric("accuracy"), seed=seed, **options)
 
 
 @pytest.mark.parametrize("architecture", ["test_convnext", "test_efficientnet"])
@@ -64,9 +71,9 @@ def test_the_returned_score_is_that_of_the_model_as_it_is_left(make_model, make_
     model, data = make_model(), make_data()
     reports: list[EpochReport] = []
     score = run(model, data, on_epoch=reports.append)
-    probabilities = predict_probabilities(model, data.inputs, data.val)
-    assert score == METRICS["accuracy"](probabilities, data.codes[data.val])
-    assert reports[-1].val_loss == pytest.approx(log_loss(probabilities, data.codes[data.val]))
+    probabilities = predict(model, data.inputs, data.val)
+    assert score == get_metric("accuracy")(probabilities, data.targets[data.val])
+    assert reports[-1].val_loss == pytest.approx(loss_of(probabilities, data))
 
 
 @pytest.mark.parametrize("augmentation", ["none", "flip"])
@@ -83,7 +90,7 @@ def test_the_same_seed_gives_the_same_network(make_model, make_data, augmentatio
 
 def test_validation_images_are_not_learnt_from(make_model, make_data):
     data, hashes = make_data(train=16, val=8), []
-    for codes in (data.codes, np.concatenate([data.codes[:16], 1 - data.codes[16:]])):
+    for codes in (data.targets, np.concatenate([data.targets[:16], 1 - data.targets[16:]])):
         model = make_model("test_efficientnet")
         run(model, Data(data.inputs, codes, data.train, data.val))
         hashes.append(weights_hash(model))
@@ -161,23 +168,16 @@ def test_a_learning_rate_that_diverges_is_told(make_model, make_data, learning_r
 def test_probabilities_are_softmax_of_the_logits_whatever_the_batches(make_model, make_data, monkeypatch):
     model, data = make_model("test_efficientnet"), make_data(train=20, val=10)
     rows = np.array([29, 3, 3, 12])
-    whole = predict_probabilities(model, data.inputs, np.arange(30))
+    whole = predict(model, data.inputs, np.arange(30))
     assert whole.shape == (30, 2) and whole.dtype == np.float32
     pixels = torch.tensor((data.inputs.images / 255.0 - 0.5) / 0.25, dtype=torch.float32).permute(0, 3, 1, 2)
     with torch.inference_mode():
         expected = model.eval()(pixels).softmax(dim=1).numpy()
     np.testing.assert_allclose(whole, expected, atol=1e-5)
     monkeypatch.setattr("autotransfer.transfer.training.EVALUATION_BATCH", 3)
-    chosen = predict_probabilities(model.train(), data.inputs, rows)
+    chosen = predict(model.train(), data.inputs, rows)
     np.testing.assert_allclose(chosen, whole[rows], atol=1e-5)
-    assert predict_probabilities(model, data.inputs, rows[:0]).shape == (0, 2)
-
-
-def test_log_loss_is_that_of_scikit_learn():
-    generator = np.random.default_rng(0)
-    probabilities, codes = generator.dirichlet(np.ones(4), 50), generator.integers(0, 4, 50)
-    assert log_loss(probabilities, codes) == pytest.approx(reference_log_loss(codes, probabilities, labels=range(4)))
-    assert np.isfinite(log_loss(np.eye(2), np.array([1, 0])))
+    assert predict(model, data.inputs, rows[:0]).shape == (0, 2)
 
 
 def test_a_solved_head_is_where_training_starts(make_model, make_data):
@@ -244,7 +244,7 @@ def test_a_compiled_network_learns_the_same(make_model, make_data):
     data = make_data()
     for model, compiled in zip(models, (True, False), strict=True):
         run(model, data, CONFIG.replace(epochs=1, compile=compiled))
-    answers = [predict_probabilities(model, data.inputs, data.val) for model in models]
+    answers = [predict(model, data.inputs, data.val) for model in models]
     np.testing.assert_allclose(*answers, atol=1e-2)
 
 
@@ -289,8 +289,8 @@ def test_the_moving_average_is_what_is_scored_and_kept(make_model, make_data):
         model = make_model("test_convnext")
         reports: list[EpochReport] = []
         run(model, data, CONFIG.replace(ema_decay=decay), on_epoch=reports.append)
-        probabilities = predict_probabilities(model, data.inputs, data.val)
-        assert reports[-1].val_loss == pytest.approx(log_loss(probabilities, data.codes[data.val]), abs=1e-5)
+        probabilities = predict(model, data.inputs, data.val)
+        assert reports[-1].val_loss == pytest.approx(loss_of(probabilities, data), abs=1e-5)
         kept[decay] = model.classifier.weight.detach().clone()
     assert not torch.equal(kept[0.0], kept[0.9999])
 
@@ -329,7 +329,7 @@ def test_a_weighted_loss_favours_the_rare_class(make_model, make_data):
     for imbalance in ("none", "loss"):
         model = make_model("test_convnext", k=2)
         run(model, Data(inputs, codes, data.train, data.val), CONFIG.replace(imbalance=imbalance, epochs=2))
-        found[imbalance] = predict_probabilities(model, inputs, data.val)[:, 1].mean()
+        found[imbalance] = predict(model, inputs, data.val)[:, 1].mean()
     assert found["none"] < 0.3 < found["loss"]
 
 
@@ -368,8 +368,8 @@ def test_a_batch_that_does_not_fit_goes_through_in_parts(make_model, make_data):
         model = make_model("test_convnext")
         inputs = kind(data.inputs.images, data.inputs.preprocessing, data.inputs.device)
         config = CONFIG.replace(batch_size=16, epochs=1, optimizer="sgd", learning_rate=0.01)
-        run(model, Data(inputs, data.codes, data.train, data.val), config)
-        answers.append(predict_probabilities(model, data.inputs, data.val))
+        run(model, Data(inputs, data.targets, data.train, data.val), config)
+        answers.append(predict(model, data.inputs, data.val))
     np.testing.assert_allclose(*answers, atol=1e-4)
 
 
@@ -378,7 +378,7 @@ def test_where_not_even_two_images_fit_the_training_says_so(make_model, make_dat
     data = make_data()
     inputs = Small(data.inputs.images, data.inputs.preprocessing, data.inputs.device)
     with pytest.raises(torch.OutOfMemoryError):
-        run(make_model(), Data(inputs, data.codes, data.train, data.val))
+        run(make_model(), Data(inputs, data.targets, data.train, data.val))
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(make_model, make_data, monkeypatch):
@@ -425,3 +425,101 @@ def test_a_state_that_does_not_fit_is_left_aside(make_model, make_data, tmp_path
     run(models[0], data, state_file=state_file)
     run(models[1], data)
     assert weights_hash(models[0]) == weights_hash(models[1])
+
+
+# Label sets and numbers
+
+
+def with_targets(data: Data, targets: np.ndarray, task: str) -> Data:
+    return Data(data.inputs, targets, data.train, data.val, task)
+
+
+def test_labels_are_learnt_each_on_its_own(make_model, make_data):
+    data = make_data(train=64)
+    labels = np.stack([data.targets, 1 - data.targets, data.targets], axis=1)
+    torch.manual_seed(0)
+    model = make_model("test_convnext", outputs=3)
+    config = CONFIG.replace(epochs=6)
+    metric = get_metric("accuracy", "multilabel")
+    assert train(model, config, with_targets(data, labels, "multilabel"), metric=metric, seed=0) >= 0.9
+    probabilities = predict(model, data.inputs, data.val, "multilabel")
+    logits = np.log(probabilities / (1 - probabilities))
+    np.testing.assert_allclose(logits, model.eval()(data.inputs.batch(data.val)).detach().numpy(), atol=1e-3)
+
+
+@pytest.mark.parametrize("imbalance", ["none", "loss"])
+def test_rare_labels_weigh_more_where_that_is_asked_for(make_model, make_data, imbalance):
+    data = make_data(train=64)
+    noise = np.random.default_rng(0).integers(0, 255, data.inputs.images.shape, dtype=np.uint8)
+    inputs = ImageInputs(noise, data.inputs.preprocessing, data.inputs.device)  # nothing to learn but frequencies
+    labels = (np.arange(80) % 8 == 0).astype(np.int64)[:, None]
+    model = make_model("test_convnext", k=2, outputs=1)
+    config = CONFIG.replace(imbalance=imbalance, epochs=2)
+    data = Data(inputs, labels, data.train, data.val, "multilabel")
+    train(model, config, data, metric=get_metric("auto", "multilabel"), seed=0)
+    predicted = predict(model, inputs, data.val, "multilabel").mean()
+    assert predicted < 0.3 if imbalance == "none" else predicted > 0.35
+
+
+NUMBERS = {"large": (5000.0, 300.0), "small": (-2e-4, 1e-5)}
+
+
+@pytest.mark.parametrize("kind", NUMBERS)
+def test_numbers_of_any_size_are_learnt_in_their_own_units(make_model, make_data, kind):
+    centre, spread = NUMBERS[kind]
+    data = make_data(train=64)
+    numbers = np.stack([centre + spread * data.targets, 7.0 - data.targets], axis=1)
+    model, reports = make_model("test_convnext", outputs=2), []
+    data = with_targets(data, numbers, "regression")
+    Scale.of(numbers, "regression").give(model)
+    config = CONFIG.replace(epochs=8)
+    score = train(model, config, data, metric=get_metric("r2", "regression"), seed=0, on_epoch=reports.append)
+    assert score == reports[-1].score > 0.8
+    predicted = predict(model, data.inputs, data.val, "regression")
+    assert get_metric("r2", "regression")(predicted, numbers[data.val]) == pytest.approx(score, abs=1e-3)
+    assert np.abs(predicted[:, 0] - numbers[data.val, 0]).mean() < 0.4 * spread
+
+
+def test_the_head_is_in_the_targets_units_before_and_after_whatever_ends_the_training(make_model, make_data):
+    data = make_data()
+    numbers = 1000.0 + 50 * data.targets[:, None]
+    weight, bias = np.full((1, 64), 0.3, np.float32), np.array([990], np.float32)
+    for go_on in (lambda: False, lambda: True):
+        model = make_model("test_convnext", outputs=1)
+        set_classifier(model, weight, bias)
+        with contextlib.suppress(InterruptedError):
+            train(
+                model,
+                CONFIG.replace(epochs=1, learning_rate=1e-12, weight_decay=0),
+                with_targets(data, numbers, "regression"),
+                metric=get_metric("r2", "regression"),
+                seed=0,
+                go_on=go_on,
+            )
+        np.testing.assert_allclose(model.classifier.weight.detach().numpy(), weight, rtol=1e-4)
+        np.testing.assert_allclose(model.classifier.bias.detach().numpy(), bias, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("task", "imbalance"), [("regression", "loss"), ("regression", "sampler"), ("multilabel", "sampler")]
+)
+def test_balancing_what_has_no_classes_is_refused(make_model, make_data, task, imbalance):
+    data = make_data()
+    targets = data.targets[:, None] if task == "multilabel" else data.targets[:, None].astype(float)
+    with pytest.raises(TrainingError, match=f"imbalance: {imbalance} needs"):
+        train(
+            make_model(outputs=1),
+            CONFIG.replace(imbalance=imbalance),
+            with_targets(data, targets, task),
+            metric=get_metric("auto", task),
+            seed=0,
+        )
+
+
+@pytest.mark.parametrize("task", ["multilabel", "regression"])
+def test_images_with_labels_or_numbers_are_mixed_too(make_model, make_data, task):
+    data = make_data(train=48)
+    targets = data.targets[:, None] if task == "multilabel" else data.targets[:, None].astype(float)
+    config = CONFIG.replace(mixup=0.2, cutmix=0.5, epochs=6)
+    metric = get_metric("auto", task)
+    assert train(make_model(outputs=1), config, with_targets(data, targets, task), metric=metric, seed=0) > 0.6

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -183,6 +184,7 @@ def _run_one(
     if not reason:
         trial.set_user_attr("trained", True)
         outcome = _train_trial(trial, config, workshop, time, role, forecast, listener)
+        _state_file(trial, workshop).unlink(missing_ok=True)
     seconds = perf_counter() - started
     trial.set_user_attr("seconds", seconds)
     if outcome.reason:
@@ -217,6 +219,7 @@ def _train_trial(
     """Train, report every epoch, and keep the weights; whatever goes wrong fails this trial alone."""
     name = workshop.metric.name
     started = perf_counter()
+    origin = _origin(trial)
 
     def on_epoch(report: EpochReport) -> None:
         metrics = {"train.loss": report.train_loss}
@@ -225,7 +228,7 @@ def _train_trial(
             trial.report(report.score, report.epoch)
         seconds = perf_counter() - started
         ratio = forecast.ratio(config, report.epoch, seconds)
-        if ratio is not None:
+        if ratio is not None and origin == trial.number:  # one that goes on has trained its first epochs before
             trial.set_user_attr("train_over_forward", ratio)
         listener(EpochFinished(trial.number, report.epoch, metrics, report.seconds))
         if report.epoch < config.epochs and role not in _ALWAYS_RUN and trial.should_prune():
@@ -246,9 +249,10 @@ def _train_trial(
                     config,
                     data,
                     metric=workshop.metric,
-                    seed=workshop.seed + trial.number,
+                    seed=workshop.seed + origin,
                     on_epoch=on_epoch,
                     go_on=go_on,
+                    state_file=_state_file(trial, workshop),
                 )
             except InterruptedError as stopped:
                 if role not in _ALWAYS_RUN or not workshop.go_on():
@@ -270,6 +274,16 @@ def _train_trial(
         return _Outcome(TrialState.FAIL, reason=f"{type(error).__name__}: {error}")
     _keep(model, trial, workshop)
     return _Outcome(TrialState.COMPLETE, value, reason)
+
+
+def _origin(trial: optuna.Trial) -> int:
+    """The number of the trial, or of the one whose process was killed and that it goes on with."""
+    return int(trial.user_attrs.get("retry_of", trial.number))
+
+
+def _state_file(trial: optuna.Trial, workshop: Workshop) -> Path:
+    """Where the state of a training lies while it runs."""
+    return workshop.checkpoints / f"trial-{_origin(trial)}.state"
 
 
 def _keep(model: TransferModel, trial: optuna.Trial, workshop: Workshop) -> None:

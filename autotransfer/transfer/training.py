@@ -37,6 +37,7 @@ from autotransfer.transfer.surgery import TransferModel
 logger = logging.getLogger(__name__)
 
 EVALUATION_BATCH = 128
+_SHARE_OF_WRITING = 0.05
 _SMALLEST_PART = 2  # images that go through the network together: batch norm needs two
 
 
@@ -92,8 +93,9 @@ def train(
         on_epoch: told after every epoch; may raise to end the training. Epochs that an earlier process has
             trained are told again.
         go_on: asked before every step; where it says False, `InterruptedError` is raised.
-        state_file: where the state is kept after every epoch; if it is there already and belongs to the same
-            configuration and seed, training goes on from it, with the result that it would have had.
+        state_file: where the state is kept after an epoch (not so often that writing takes more than 5% of the
+            time); if it is there already and belongs to the same configuration and seed, training goes on from
+            it, with the result that it would have had.
 
     Returns:
         The metric on the validation rows of the weights that are left in `model`: those of the last epoch (of
@@ -117,7 +119,7 @@ def train(
             report = EpochReport(training.epoch, train_loss, score, val_loss, time.perf_counter() - started)
             training.reports.append(report)
             if state_file is not None:
-                training.write(state_file)
+                training.write_now_and_then(state_file)
             on_epoch(report)
         return training.finish()
 
@@ -190,6 +192,7 @@ class _Training:
         self._scaler = torch.amp.GradScaler(enabled=self._autocast == torch.float16)
         self._ema = ModelEmaV3(model, config.ema_decay, use_warmup=True) if config.ema_decay else None
         self._step, self._parts = 0, 1
+        self._next_write = 0.0
         self._best: tuple[float, dict[str, Tensor]] | None = None
         self._since_best = 0
         self.epoch = 0
@@ -308,6 +311,14 @@ class _Training:
             yield
         finally:
             self.model.load_state_dict(own)
+
+    def write_now_and_then(self, path: Path) -> None:
+        """Write the state, unless it was written a moment ago."""
+        started = time.perf_counter()
+        if started >= self._next_write:
+            self.write(path)
+            ended = time.perf_counter()
+            self._next_write = ended + (ended - started) / _SHARE_OF_WRITING
 
     def write(self, path: Path) -> None:
         """Write the whole state to a file: all of it or nothing."""

@@ -1,5 +1,6 @@
 """What trials promise: first the sensible ones, what is hopeless is not trained, and one failure is one trial's."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from small_study import (
 from autotransfer.search.events import EpochFinished, TrialFinished, TrialStarted
 from autotransfer.search.forecast import Forecast
 from autotransfer.search.trials import best_trial, queue_first_trials, run_trials
+from autotransfer.transfer import training
 from autotransfer.transfer.config import TransferConfig, canonical
 from autotransfer.transfer.evaluation import Metric, get_metric
 from autotransfer.transfer.training import predict
@@ -297,3 +299,37 @@ def test_the_best_is_the_best_of_its_kind_by_the_metrics_direction():
 
 def test_without_a_complete_trial_there_is_no_best(study):
     assert best_trial(study, get_metric("accuracy"), from_scratch=False) is None
+
+
+# After a kill
+
+
+def test_a_trial_whose_process_was_killed_goes_on_from_its_last_epoch(make_workshop, monkeypatch, tmp_path):
+    class KilledError(BaseException):
+        """As sudden as a signal: nothing is told to the study."""
+
+    workshop = make_workshop(space=small_space(parameters={"epochs": {"min": 4, "max": 4}}))
+    expected_study, study = new_study(), new_study()
+    queue_trial(expected_study, CONVNEXT, 2, epochs=4)
+    run_trials(expected_study, replace(workshop, checkpoints=tmp_path / "other"), unlimited(1), Told())
+    queue_trial(study, CONVNEXT, 2, epochs=4)
+
+    def kill(event: object) -> None:
+        if isinstance(event, EpochFinished) and event.epoch == 3:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        run_trials(study, workshop, unlimited(1), kill)
+    assert [path.name for path in workshop.checkpoints.iterdir()] == ["trial-0.state"]
+    trial = study.get_trials()[0]
+    study.tell(0, state=TrialState.FAIL)  # what --resume does with a trial whose process is gone
+    study.enqueue_trial(trial.params, user_attrs={"retry_of": 0})
+    trained: list[int] = []
+    original = training._Training.run_epoch
+    monkeypatch.setattr(training._Training, "run_epoch", lambda self, go_on: trained.append(1) or original(self, go_on))
+    told = Told()
+    run_trials(study, workshop, unlimited(2), told)
+    assert [event.epoch for event in told.of(EpochFinished)] == [1, 2, 3, 4]
+    assert len(trained) < 4
+    assert study.get_trials()[1].value == expected_study.get_trials()[0].value
+    assert sorted(path.suffix for path in workshop.checkpoints.iterdir()) == [".safetensors"]

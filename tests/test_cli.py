@@ -121,7 +121,8 @@ def test_help_lists_every_command(run: Any) -> None:
 def test_recommend_hands_every_option_on(run: Any, recommend: Call) -> None:
     options = "--space quick --budget 10m --trials 7 --metric f1 --max-latency 12.5 --max-params 20M --source a*"
     more = "--source embedded:* --plugin mine --out o --tracking-uri u --storage s --study n --resume --seed 3"
-    result = run("recommend", "photos", *options.split(), *more.split(), "--device", "cpu")
+    targets = "--label-column a --label-column b --task regression"
+    result = run("recommend", "photos", *options.split(), *more.split(), *targets.split(), "--device", "cpu")
     assert result.exit_code == 0, result.output
     assert recommend.data == Path("photos")
     assert {name: value for name, value in recommend.options.items() if name != "listeners"} == {
@@ -138,6 +139,8 @@ def test_recommend_hands_every_option_on(run: Any, recommend: Call) -> None:
         "storage": "s",
         "study": "n",
         "resume": True,
+        "label_column": ["a", "b"],
+        "task": "regression",
         "seed": 3,
         "device": "cpu",
     }

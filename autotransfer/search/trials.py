@@ -266,7 +266,7 @@ def _train_trial(
         cause = "the user stopped the search" if not workshop.go_on() else "the budget ran out"
         return _Outcome(TrialState.FAIL, reason=cause)
     except torch.OutOfMemoryError:
-        return _Outcome(TrialState.FAIL, reason=f"out of memory at batch size {config.batch_size}")
+        return _Outcome(TrialState.FAIL, reason="out of memory: not even two images at once fit")
     except TrainingError as error:
         return _Outcome(TrialState.FAIL, reason=str(error))
     except (AutotransferError, RuntimeError, ValueError, OSError) as error:  # one trial fails alone

@@ -209,7 +209,7 @@ def test_what_makes_trials_incomparable_changes_the_identity(write, key):
 
 
 def test_writing_out_a_default_keeps_the_identity(write):
-    spelled_out = write({"parameters": {"upper_layers": ["drop", "reinit"]}, "metric": "accuracy"})
+    spelled_out = write({"parameters": {"upper_layers": ["drop", "reinit"]}, "metric": "auto"})
     assert load_space(spelled_out).identity() == Space(sources=["embedded:*"]).identity()
 
 

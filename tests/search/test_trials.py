@@ -239,7 +239,7 @@ def failing_once(error: BaseException) -> Metric:
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory"), "out of memory at batch size 32"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "out of memory: not even two images at once fit"),
         (RuntimeError("cuDNN error"), "RuntimeError: cuDNN error"),
         (OSError("No space left on device"), "OSError: No space left on device"),
     ],

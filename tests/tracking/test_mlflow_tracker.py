@@ -122,7 +122,7 @@ def saved(tmp_path):
             """
         )
     )
-    (folder / "autotransfer.json").write_text(json.dumps({"plugin_files": [str(plugin)]}))
+    (folder / "autotransfer.json").write_text(json.dumps({"plugin_files": [str(plugin)], "classes": ["cat", "dog"]}))
     (folder / "recommendation.json").write_text(json.dumps({"classes": ["cat", "dog"]}))
     (folder / "trials.csv").write_text("number,value\n0,0.5\n")
     (folder / "pixel.png").write_bytes(PIXEL)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autotransfer.datasets import Dataset, DecodedImages
 from autotransfer.errors import SourceError
@@ -150,10 +150,22 @@ def _extract(
         except (RuntimeError, AssertionError, ValueError) as error:  # halonet, say, divides images into blocks
             raise SourceError(f"source '{source.name}' fails at {batch.shape[-1]} px: {error}") from error
         found = {f"level.{i + 1}": pool(outputs[timm_index]) for i, timm_index in enumerate(lower)}
-        pooled = network.forward_head(final, pre_logits=True).flatten(1)
-        found[f"level.{len(source.levels)}"] = pooled
+        pooled = network.forward_head(final, pre_logits=True)
+        found[f"level.{len(source.levels)}"] = pooled.flatten(1)
+        if classify and start == 0:
+            logits = network.forward_head(final)
+            linear = _is_all_of_the_head(network.get_classifier(), pooled, logits)
+        elif classify:  # the head's other layers need not run twice
+            logits = network.get_classifier()(pooled) if linear else network.forward_head(final)
         if classify:
-            found["probabilities"] = network.forward_head(final).softmax(dim=1)
+            found["probabilities"] = logits.softmax(dim=1)
         for name, value in found.items():
             parts.setdefault(name, []).append(value.float().cpu().numpy())
     return {name: np.concatenate(values) for name, values in parts.items()}
+
+
+def _is_all_of_the_head(classifier: Any, pooled: Tensor, logits: Tensor) -> bool:
+    """True where one linear layer on the pooled features gives the logits."""
+    if not isinstance(classifier, nn.Linear) or pooled.shape[-1] != classifier.in_features:
+        return False
+    return torch.allclose(classifier(pooled), logits, rtol=1e-4, atol=1e-5)

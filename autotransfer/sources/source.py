@@ -110,7 +110,8 @@ class Source:
         """
         import torch
 
-        with torch.random.fork_rng(devices=[]):  # looking must not change what is drawn next
+        # Looking must not change what is drawn next, and needs the autograd graph wherever it is asked for.
+        with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
             model = self.build()
             try:
                 return find_levels(model, self.data_config.image_size)

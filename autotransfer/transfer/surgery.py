@@ -64,6 +64,9 @@ class TransferModel(nn.Module):
 
     def train(self, mode: bool = True) -> "TransferModel":
         """Training mode, in which frozen levels stay in evaluation mode (their norm statistics are fixed)."""
+        if self.replays_features:  # no other module runs
+            self.training = mode
+            return self
         super().train(mode)
         for module in self._fixed_modules:
             module.eval()
@@ -75,7 +78,11 @@ class TransferModel(nn.Module):
             if name in parameters:
                 parameter.requires_grad_(False)
         self.frozen_modules = modules
-        self._fixed_modules = tuple(module for name, module in self.backbone.named_modules() if name in modules)
+        self._fixed_modules = tuple(
+            module
+            for name, module in self.backbone.named_modules()
+            if name in modules and name.rpartition(".")[0] not in modules
+        )
         self.train(self.training)
 
 

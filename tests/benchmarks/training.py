@@ -25,13 +25,10 @@ import pandas as pd
 import torch
 from torch import nn
 
-ARCHITECTURES = {
-    "resnet10t": 96,
-    "mobilenetv3_small_050": 96,
-    "test_convnext2": 96,
-    "resnet18": 128,
-    "vit_tiny_patch16_224": 128,
-}
+ARCHITECTURES = [
+    *("resnet10t@64", "mobilenetv3_small_050@64", "test_convnext2@64"),
+    *("resnet10t@96", "mobilenetv3_small_050@96", "test_convnext2@96", "resnet18@128", "vit_tiny_patch16_224@128"),
+]
 BATCH, CLASSES = 32, 10
 
 
@@ -39,7 +36,7 @@ def main() -> None:
     """Run the part that was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=["prefix", "accuracy", "loop", "latency"])
-    parser.add_argument("architectures", nargs="*", default=list(ARCHITECTURES))
+    parser.add_argument("architectures", nargs="*", default=ARCHITECTURES, help="name@pixels")
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--epochs", type=int, default=3, help="of each way; the fastest counts")
     parser.add_argument("--device", default="cpu")
@@ -57,12 +54,13 @@ def main() -> None:
 
 
 def source_of(architecture: str, folder: Path):
-    """The architecture with random weights, as a source on this machine."""
+    """The architecture (name@pixels) with random weights, as a source on this machine."""
     from random_sources import write_source
 
-    size = ARCHITECTURES.get(architecture, 96)
-    fixed = {"img_size": size} if "vit" in architecture else {}
-    return write_source(folder / architecture, architecture, image_size=size, num_classes=CLASSES, **fixed)
+    name, _, size = architecture.partition("@")
+    pixels = int(size or 96)
+    fixed = {"img_size": pixels} if "vit" in name else {}
+    return write_source(folder / architecture, name, image_size=pixels, num_classes=CLASSES, **fixed)
 
 
 def config_of(source, **changes):
@@ -126,7 +124,8 @@ def prefix(options: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]
         source = source_of(architecture, folder)
         inputs = images_of(source, options.images, options.device)
         top = len(source.levels)
-        for part, frozen in (("all", top), ("half", round(top / 2))):
+        for part, frozen in (("all", top), ("half", -(-top // 2))):
+            share = source.levels[frozen - 1].flops / source.levels[-1].flops
             for augmentation in ("flip", "none"):
                 store = ActivationStore(
                     folder / "cache", 10**10, f"{architecture}{augmentation}", (np.arange(options.images),)
@@ -142,6 +141,7 @@ def prefix(options: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]
                     "architecture": architecture,
                     "frozen": f"{part} ({frozen} of {top})",
                     "augmentation": augmentation,
+                    "of_flops": share,
                     "off_s": off,
                     "on_s": on,
                     "ratio": off / on,

@@ -187,3 +187,12 @@ def test_a_config_that_does_not_fit_is_told(source, changes, message):
 def test_a_description_that_lacks_its_architecture_is_told(source):
     with pytest.raises(SourceError, match="'architecture' is missing"):
         _ = edit(source, architecture=None).architecture
+
+
+def test_levels_are_the_same_wherever_they_are_asked_for(source):
+    expected = [level.parameters for level in source.levels]
+    state = torch.get_rng_state()
+    with torch.inference_mode():
+        assert [level.parameters for level in again(source).levels] == expected
+    assert torch.equal(torch.get_rng_state(), state)
+    assert len(expected) > 1

@@ -215,5 +215,6 @@ def _summary(event: TrialStarted) -> str:
     how = "from scratch"
     if not config.from_scratch:
         above = ", above reinitialised" if config.upper_layers == "reinit" else ""
-        how = f"{config.transferred_layers} levels{above}, {config.frozen_layers} frozen"
+        levels = "level" if config.transferred_layers == 1 else "levels"
+        how = f"{config.transferred_layers} {levels}{above}, {config.frozen_layers} frozen"
     return f"{config.source} {how}, {config.epochs} epochs"

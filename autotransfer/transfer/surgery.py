@@ -150,6 +150,7 @@ def build_network(
     """The same network as `transfer` builds, all weights fresh: what saved weights are loaded into."""
     cut = upper_layers == "drop" and 0 < transferred_layers < len(source.levels)
     backbone = source.build(num_classes)
+    _drop_nothing_before_the_classifier(backbone)
     if cut:
         level = source.levels[transferred_layers - 1]
         network: Any = backbone
@@ -191,6 +192,17 @@ def is_linear_classifier(model: nn.Module, image_size: int) -> bool:
         between = parameters_behind(model(image)) - parameters_behind(pooled_features(model, image))
     model.train(was_training)
     return between == {id(parameter) for parameter in classifier.parameters()}
+
+
+def _drop_nothing_before_the_classifier(network: Any) -> None:
+    """Turn off an architecture's own dropout at its head (0.2 in GhostNet, ReXNet): `drop_rate` says it for all."""
+    if hasattr(network, "drop_rate"):
+        network.drop_rate = 0.0
+    classifier = network.get_classifier()
+    holder = next((module for module in network.modules() if classifier in module.children()), network)
+    for module in holder.children():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
 
 
 @torch.no_grad()

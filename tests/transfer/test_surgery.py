@@ -165,6 +165,15 @@ def test_dropout_before_the_classifier_is_for_training_only(get_source):
     assert torch.equal(model(images()), model(images()))
 
 
+@pytest.mark.parametrize("architecture", ["ghostnet_050", "rexnetr_100"])  # 0.2 in a function, 0.2 in a module
+def test_dropout_that_an_architecture_brings_is_replaced_by_the_one_asked_for(architecture, tmp_path):
+    source = write_source(tmp_path, architecture)
+    top = len(source.levels)
+    assert source.build().drop_rate == 0.2
+    model = cut(source, top, f=top)
+    assert torch.equal(model(images()), model(images()))
+
+
 def test_the_given_network_is_not_changed(get_source):
     source = get_source("test_efficientnet")
     pretrained = source.load()

@@ -55,6 +55,9 @@ MORE_FAMILIES: dict[str, dict[str, Any]] = {
     "tiny_vit_5m_224": {},
     "inception_next_atto": {},
     "volo_d1_224": {"img_size": 64},
+    "lcnet_050": {},
+    "maxvit_rmlp_pico_rw_256": {"img_size": 64},
+    "eva02_tiny_patch14_224": {"img_size": 64, "patch_size": 16, "depth": 3},
 }
 
 

@@ -1,7 +1,11 @@
 """The cache folder: whole files, a limit, the least recently used go first, and it can be emptied."""
 
 import json
+import logging
 import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +72,41 @@ def test_opening_an_array_marks_it_as_used(cache):
     assert path.stat().st_mtime > 1e9
 
 
+def test_emptying_the_cache_does_not_disturb_who_is_writing(cache):
+    with disk_cache.replacing(cache / "features" / "a") as temporary:
+        temporary.write_bytes(b"whole")
+        disk_cache.clear(cache)
+    assert (cache / "features" / "a").read_bytes() == b"whole"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no flock")
+def test_what_is_mapped_is_not_taken_away_to_make_room(cache, caplog):
+    def build() -> None:
+        with disk_cache.replacing(path) as temporary, temporary.open("wb") as file:
+            np.save(file, np.arange(1000))
+
+    path = cache / "decoded" / "a.npy"
+    part = disk_cache.kept_array(path, (1000,), np.int64, build)[10:20]
+    other = put(cache, "features", "b", 3000)
+    code = (
+        "import pathlib, sys; from autotransfer.disk_cache import make_room; make_room(pathlib.Path(sys.argv[1]), 1, 1)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(cache)], check=True)
+    assert path.exists() and not other.exists()
+    with caplog.at_level(logging.WARNING):
+        disk_cache.make_room(cache, 5000, 10_000)
+    assert path.exists() and "more than its limit" in caplog.text
+    assert part.sum() == sum(range(10, 20))
+    del part
+    disk_cache.make_room(cache, 5000, 10_000)
+    assert not path.exists()
+
+
+def test_a_file_that_does_not_stay_is_told(cache):
+    with pytest.raises(CacheError, match="taken away right after it was written, 3 times"):
+        disk_cache.kept_array(cache / "decoded" / "a.npy", (3,), np.int64, lambda: None)
+
+
 def test_a_failed_write_leaves_nothing(cache):
     with pytest.raises(OSError, match="full"), disk_cache.replacing(cache / "features" / "a") as temporary:
         temporary.write_bytes(b"half")
@@ -78,7 +117,9 @@ def test_a_failed_write_leaves_nothing(cache):
 def test_the_cache_is_shown_and_emptied(cache):
     put(cache, "decoded", "a.npy", 3000)
     put(cache, "features", "b.safetensors", 500)
-    (cache / "features" / "half.tmp").write_bytes(b"half")
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    (cache / "features" / f"half.{socket.gethostname()}.{dead.pid}.x.tmp").write_bytes(b"of a killed process")
     (cache / "notes.txt").write_text("a user's own")
     shown = json.loads(CliRunner().invoke(app, ["cache", "show", "--json"]).stdout)
     assert shown["kinds"]["decoded"] == {"files": 1, "bytes": 3000}

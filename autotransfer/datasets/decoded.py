@@ -54,19 +54,17 @@ class DecodedImages:
 
         Raises:
             DatasetError: If an image changed since the dataset was loaded.
-            CacheError: If the disk is full.
+            CacheError: If the disk is full, or the file does not stay there.
         """
         hashes = _content_hashes(dataset)
         self.path = Path(cache_dir) / "decoded" / f"{_key(hashes, size, interpolation)}.npy"
         shape = (len(dataset), size, size, 3)
-        array = disk_cache.open_array(self.path, shape, np.uint8)
-        if array is None:
+
+        def build() -> None:
             samples = list(zip(dataset.samples["image"], hashes, strict=True))
             _build(self.path, samples, shape, interpolation, workers)
-            array = disk_cache.open_array(self.path, shape, np.uint8)
-        if array is None:
-            raise DatasetError(f"The cache file {self.path} was damaged right after it was written.")
-        self.array = array
+
+        self.array = disk_cache.kept_array(self.path, shape, np.uint8, build)
 
     def __len__(self) -> int:
         return len(self.array)

@@ -24,6 +24,7 @@ from autotransfer.task import Task
 
 MANIFEST_SUFFIXES = (".csv", ".tsv")
 _DELIMITERS = (",", ";", "\t")
+_UNKNOWN = ("", "nan", "na", "n/a", "none", "null")
 _OPTIONAL_COLUMNS = ("split", "group")
 
 
@@ -140,12 +141,16 @@ def _read_table(path: Path, image_column: str, label_columns: tuple[str, ...]) -
 
 
 def _task_of(table: pd.DataFrame, names: Sequence[str]) -> Task:
+    """Several columns of 0 and 1 are label sets, numbers that are not all whole are regression.
+
+    Cells that say that nothing is known (nan, NA, none) do not count: they are told as faults of that task.
+    """
     cells = table[[f"{TARGET}{name}" for name in names]]
+    numbers = cells.apply(pd.to_numeric, errors="coerce").astype(float)
     if len(names) > 1:
-        return "multilabel" if cells.isin(["0", "1"]).all(axis=None) else "regression"
-    numbers = pd.to_numeric(cells.iloc[:, 0], errors="coerce")
-    whole = (numbers % 1 == 0).all()
-    return "classification" if numbers.isna().any() or not np.isfinite(numbers).all() or whole else "regression"
+        return "multilabel" if numbers.isin([0, 1]).all(axis=None) else "regression"
+    known = numbers[~cells.iloc[:, 0].str.casefold().isin(_UNKNOWN)].iloc[:, 0]
+    return "regression" if np.isfinite(known).all() and (known % 1 != 0).any() else "classification"
 
 
 def _read_numbers(table: pd.DataFrame, names: Sequence[str], task: Task) -> list[_Fault]:
@@ -155,7 +160,8 @@ def _read_numbers(table: pd.DataFrame, names: Sequence[str], task: Task) -> list
         "regression": "Give every image its number, or leave it out.",
     }[task]
     faults = []
-    texts = table[[f"{TARGET}{name}" for name in names]].copy()
+    columns = [f"{TARGET}{name}" for name in names]
+    texts = table[columns].copy()
     for name in names:
         column = f"{TARGET}{name}"
         numbers = pd.to_numeric(table[column], errors="coerce")
@@ -165,7 +171,7 @@ def _read_numbers(table: pd.DataFrame, names: Sequence[str], task: Task) -> list
             faults.append(_Fault(int(str(row)), what if cell else f"{name!r} is empty", advice))
         table[column] = numbers.astype(float)
     if task == "multilabel":
-        on = texts.to_numpy() != "0"
+        on = table[columns].to_numpy() == 1
         table["label"] = ["; ".join(name for name, there in zip(names, row, strict=True) if there) for row in on]
     else:
         table["label"] = texts.agg("; ".join, axis=1)

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from autotransfer import disk_cache
 from autotransfer.settings import settings
@@ -19,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 2  # raise it when the features of the same images and weights change
 _CHECKSUM = "checksum"
+_TYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "I64": np.int64, "U8": np.uint8}
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -39,13 +39,13 @@ class FeatureCache:
         """The arrays of `key`, or None."""
         path = self._path(key)
         try:
-            arrays: Arrays = load_file(path)
+            arrays = _mapped(path)
             kept = str(arrays.pop(_CHECKSUM, np.empty(0)).tolist())
             if kept != str(_checksum(arrays).tolist()):
                 raise ValueError("its checksum does not fit")
         except FileNotFoundError:
             return None
-        except (SafetensorError, OSError, ValueError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             logger.warning("%s is damaged (%s) and is computed again", path, error)
             return None
         disk_cache.used(path)
@@ -61,6 +61,23 @@ class FeatureCache:
 
     def _path(self, key: str) -> Path:
         return self._folder / f"{key}.safetensors"
+
+
+def _mapped(path: Path) -> Arrays:
+    """The arrays of a safetensors file, memory-mapped: those of hundreds of sources need not fit into memory."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 0 < length < path.stat().st_size:
+            raise ValueError("its header does not fit")
+        header = json.loads(file.read(length))
+    whole = np.memmap(path, np.uint8, mode="r", offset=8 + length)
+    disk_cache.lock_while_mapped(path, whole)
+    arrays = {}
+    for name, entry in header.items():
+        if name != "__metadata__":
+            start, end = entry["data_offsets"]
+            arrays[name] = whole[start:end].view(_TYPES[entry["dtype"]]).reshape(entry["shape"])
+    return arrays
 
 
 def _checksum(arrays: Arrays) -> npt.NDArray[np.uint8]:

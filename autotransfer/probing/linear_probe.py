@@ -74,11 +74,13 @@ def best_linear_head(
 ) -> LinearHead:
     """The head over `STRENGTHS` with the lowest loss on the validation features and targets.
 
-    The loss is the log loss, or the squared error for numbers. For ranking many candidates: solved less far
-    than `fit_linear_head` solves.
+    The loss is the log loss, or for numbers the squared error of each by its variance. For ranking many
+    candidates: solved less far than `fit_linear_head` solves.
     """
     heads = _fit_path(*train, outputs, STRENGTHS, _RANKING_TOLERANCE, task)
-    losses = [prediction_loss(head.predict(val[0]), val[1], task) for head in heads]
+    spread = np.maximum(train[1].std(axis=0), 1e-12) if task == "regression" else 1
+    true = val[1] / spread if task == "regression" else val[1]
+    losses = [prediction_loss(head.predict(val[0]) / spread, true, task) for head in heads]
     return heads[int(np.argmin(losses))]
 
 

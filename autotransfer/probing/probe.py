@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from autotransfer.probing.cache import FeatureCache
 from autotransfer.sources import Source, weights_hash
 from autotransfer.sources.levels import classifier_parameters
 from autotransfer.transfer.inputs import normalise, to_batch
+from autotransfer.transfer.memory import in_batches, is_out_of_memory
 from autotransfer.transfer.surgery import pool
 
 BATCH_SIZE = 64
@@ -48,22 +49,6 @@ class Probe:
         """Features of level 1..K for some of the probed rows."""
         return self.features[level - 1][np.searchsorted(self.rows, rows)]
 
-    def joined(self, other: "Probe") -> "Probe":
-        """Two probes of the same source on different rows as one."""
-        rows = np.concatenate([self.rows, other.rows])
-        order = np.argsort(rows)
-        probabilities = None
-        if self.probabilities is not None and other.probabilities is not None:
-            probabilities = np.concatenate([self.probabilities, other.probabilities])[order]
-        return replace(
-            self,
-            rows=rows[order],
-            features=tuple(np.concatenate(pair)[order] for pair in zip(self.features, other.features, strict=True)),
-            probabilities=probabilities,
-            seconds=self.seconds + other.seconds,
-            cached=self.cached and other.cached,
-        )
-
 
 def probe(
     source: Source,
@@ -74,6 +59,7 @@ def probe(
     cache_dir: Path,
     device: torch.device,
     model: nn.Module | None = None,
+    known: Probe | None = None,
     go_on: Callable[[], bool] = lambda: True,
 ) -> Probe:
     """Probe `source` on `rows` of `dataset`, or take the result of an earlier probe from the cache.
@@ -86,6 +72,7 @@ def probe(
         cache_dir: decoded images and features are kept below it.
         device: where the pass runs.
         model: the loaded source, to save loading it again.
+        known: an earlier probe of the same source and size: what it has of `rows` is not computed again.
         go_on: asked before every batch; where it says False, `InterruptedError` is raised.
 
     Raises:
@@ -98,6 +85,7 @@ def probe(
         dataset=dataset.fingerprint,
         order=_order(dataset),
         rows=rows.tolist(),
+        network=source.code_identity(),
         weights=weights_hash(network),
         preprocessing=[image_size, data.interpolation, data.mean, data.std],
         levels=[level.timm_index for level in source.levels],
@@ -107,9 +95,14 @@ def probe(
     if arrays is None:
         images = DecodedImages(dataset, image_size, data.interpolation, cache_dir=cache_dir).array
         started = time.perf_counter()
-        arrays = _extract(network, source, images, rows, device, go_on)
-        arrays["seconds"] = np.array([time.perf_counter() - started])
+        new = rows if known is None else np.setdiff1d(rows, known.rows)
+        arrays = _extract(network, source, images, new, device, go_on) if len(new) else {}
+        if known is not None:
+            arrays = _joined(known, rows, new, arrays)
+        before = known.seconds if known is not None else 0.0
+        arrays["seconds"] = np.array([before + time.perf_counter() - started])
         cache.put(key, arrays)
+        arrays = cache.get(key) or arrays  # mapped, where it stayed there
     return Probe(
         source=source.name,
         rows=rows,
@@ -119,6 +112,21 @@ def probe(
         seconds=float(arrays["seconds"][0]),
         cached=cached,
     )
+
+
+def _joined(
+    known: Probe, rows: npt.NDArray[np.int64], new: npt.NDArray[np.int64], arrays: dict[str, npt.NDArray[Any]]
+) -> dict[str, npt.NDArray[Any]]:
+    """What is known of some of `rows` together with `arrays`, which are of the `new` ones."""
+    old = {f"level.{k}": features for k, features in enumerate(known.features, start=1)}
+    if known.probabilities is not None:
+        old["probabilities"] = known.probabilities
+    among = np.isin(known.rows, rows)
+    order = np.argsort(np.concatenate([known.rows[among], new]))
+    return {
+        name: np.concatenate([values[among], *([arrays[name]] if len(new) else [])])[order]
+        for name, values in old.items()
+    }
 
 
 def _order(dataset: Dataset) -> list[str]:
@@ -137,31 +145,33 @@ def _extract(
     network: Any = model.to(device).to(memory_format=torch.channels_last).eval()
     lower = [level.timm_index for level in source.levels[:-1]]
     classify = source.has_classifier and bool(classifier_parameters(model))
-    parts: dict[str, list[npt.NDArray[np.float32]]] = {}
-    for start in range(0, len(rows), BATCH_SIZE):
+    linear: bool | None = None
+
+    def run(chosen: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.float32]]:
+        nonlocal linear
         if not go_on():
             raise InterruptedError("stopped while probing")
-        chosen = rows[start : start + BATCH_SIZE]
         batch = normalise(to_batch(images[chosen], device), source.data_config.mean, source.data_config.std)
         try:
             final, outputs = network.forward_intermediates(batch) if lower else (network.forward_features(batch), [])
-        except torch.OutOfMemoryError:
-            raise
         except (RuntimeError, AssertionError, ValueError) as error:  # halonet, say, divides images into blocks
+            if is_out_of_memory(error):
+                raise
             raise SourceError(f"source '{source.name}' fails at {batch.shape[-1]} px: {error}") from error
         found = {f"level.{i + 1}": pool(outputs[timm_index]) for i, timm_index in enumerate(lower)}
         pooled = network.forward_head(final, pre_logits=True)
         found[f"level.{len(source.levels)}"] = pooled.flatten(1)
-        if classify and start == 0:
+        if classify and linear is None:
             logits = network.forward_head(final)
             linear = _is_all_of_the_head(network.get_classifier(), pooled, logits)
         elif classify:  # the head's other layers need not run twice
             logits = network.get_classifier()(pooled) if linear else network.forward_head(final)
         if classify:
             found["probabilities"] = logits.softmax(dim=1)
-        for name, value in found.items():
-            parts.setdefault(name, []).append(value.float().cpu().numpy())
-    return {name: np.concatenate(values) for name, values in parts.items()}
+        return {name: value.float().cpu().numpy() for name, value in found.items()}
+
+    parts = list(in_batches(rows, BATCH_SIZE, run))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _is_all_of_the_head(classifier: Any, pooled: Tensor, logits: Tensor) -> bool:

@@ -13,6 +13,7 @@ from autotransfer.recommendation.recommendation import Score
 from autotransfer.search.candidates import Candidate
 from autotransfer.search.forecast import refit_seconds
 from autotransfer.search.study import Budget
+from autotransfer.search.trials import weights_file
 from autotransfer.search.workshop import Workshop, linear_probe_config
 from autotransfer.task import Task
 from autotransfer.transfer.config import TransferConfig
@@ -47,7 +48,7 @@ def keep_trial(trial: optuna.trial.FrozenTrial, workshop: Workshop) -> Finalist:
     """A trial's configuration with the weights that the trial ended with."""
     config = TransferConfig.from_dict(trial.user_attrs["config"])
     model = workshop.build(config)
-    model.load_state_dict(load_file(workshop.checkpoints / f"trial-{trial.number}.safetensors"))
+    model.load_state_dict(load_file(weights_file(trial.number, workshop)))
     predictions = workshop.predict(model, config, "test")
     return Finalist(config, model, float(trial.value or 0.0), predictions, predictions, False)
 
@@ -57,7 +58,7 @@ def finish_trial(kept: Finalist, trial: optuna.trial.FrozenTrial, workshop: Work
     if not workshop.go_on() or not budget.fits(refit_seconds(trial, workshop.dataset)):
         return kept
     try:
-        model = _refit(kept.config, workshop)
+        model = _refit(kept.config, workshop, trial.user_attrs.get("best_epoch"))
     except InterruptedError:
         return kept
     predictions = workshop.predict(model, kept.config, "test")
@@ -108,10 +109,11 @@ def score_on_test(metric: Metric, predictions: npt.NDArray[np.float32], workshop
     return Score(metric.name, metric(predictions, targets), low, high, len(targets))
 
 
-def _refit(config: TransferConfig, workshop: Workshop) -> TransferModel:
+def _refit(config: TransferConfig, workshop: Workshop, until: int | None) -> TransferModel:
+    """Train on train + validation; with early stopping until the epoch that was best on validation."""
     dataset, rows = workshop.dataset, workshop.dataset.rows("train", "val")
     nothing: npt.NDArray[np.int64] = np.empty(0, np.int64)
     with workshop.started(config, rows) as (model, inputs):
         data = Data(inputs, dataset.targets, rows, nothing, dataset.task)
-        train(model, config, data, metric=workshop.metric, seed=workshop.seed, go_on=workshop.go_on)
+        train(model, config, data, metric=workshop.metric, seed=workshop.seed, go_on=workshop.go_on, until=until)
     return model

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from hashlib import sha256
 from os import PathLike
 from pathlib import Path
 
@@ -103,6 +104,7 @@ def recommend(
     clock = Budget(seconds, trials if trials is not None else chosen.trials if budget is None else None)
     dataset = load_dataset(data, seed=seed, label_column=label_column, task=task)
     objective = get_metric(chosen.metric, dataset.task)
+    chosen.training.check(dataset.task)
 
     name = _name(study, dataset, chosen, seed, storage, resume)
     url = storage_url(storage or settings().storage, name, settings().studies_dir)
@@ -153,7 +155,7 @@ def recommend(
                 metric=objective,
                 device=where,
                 cache_dir=settings().cache_dir,
-                checkpoints=settings().home / "checkpoints" / name,
+                checkpoints=settings().home / "checkpoints" / f"{name}-{sha256(url.encode()).hexdigest()[:8]}",
                 seed=seed,
                 max_parameters=limit,
                 max_latency_ms=max_latency,

@@ -190,7 +190,16 @@ class _Prober:
                 break
             try:
                 size = choose_image_size(source, self.typical_image_size, self.space.training.max_image_size)
-                made = self._probe_one(source, size, np.sort(np.concatenate([train, val])), before)
+                made = probe(
+                    source,
+                    self.dataset,
+                    np.sort(np.concatenate([train, val])),
+                    image_size=size,
+                    cache_dir=self.cache_dir,
+                    device=self.device,
+                    known=before.probes.get(source.name),
+                    go_on=self.go_on,
+                )
                 scored = _score_levels(source, made, self.dataset, train, val, self.space, self.metric)
             except (SourceError, ProxyError, torch.OutOfMemoryError) as error:
                 reason = "out of memory" if isinstance(error, torch.OutOfMemoryError) else str(error)
@@ -203,14 +212,6 @@ class _Prober:
             found.candidates.extend(scored)
             self.listener(SourceProbed(source.name, len(source.levels), made.seconds, made.cached))
         return found
-
-    def _probe_one(self, source: Source, size: int, rows: npt.NDArray[np.int64], before: _Round) -> Probe:
-        known = before.probes.get(source.name)
-        new = rows if known is None else np.setdiff1d(rows, known.rows)
-        made = probe(
-            source, self.dataset, new, image_size=size, cache_dir=self.cache_dir, device=self.device, go_on=self.go_on
-        )
-        return made if known is None else known.joined(made)
 
 
 def _race(first: _Round, keep: int) -> tuple[list[Source], list[Candidate]]:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from autotransfer.errors import ProxyError, SpaceError
 from autotransfer.quantities import parse_duration
+from autotransfer.task import Task
 
 _REPOSITORY_SPACES = Path(__file__).parents[2] / "search_spaces"
 
@@ -92,6 +93,17 @@ class Training(_Strict):
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     compile: bool = False
     max_image_size: Annotated[int, Field(ge=16)] | None = None
+
+    def check(self, task: Task) -> None:
+        """Refuse what the task lacks, before anything is trained.
+
+        Raises:
+            SpaceError: rare classes are to count more where there are none.
+        """
+        if self.imbalance == "sampler" and task != "classification":
+            raise SpaceError(f"training.imbalance: sampler needs one class an image, not {task}. Choose loss or none.")
+        if self.imbalance == "loss" and task == "regression":
+            raise SpaceError("training.imbalance: loss needs classes or labels; numbers have none. Choose none.")
 
 
 class Probing(_Strict):

@@ -12,6 +12,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from autotransfer.datasets import Dataset
+from autotransfer.disk_cache import process_alive
 from autotransfer.errors import StudyError
 from autotransfer.search.space import Space
 
@@ -156,16 +157,10 @@ def _worker() -> str:
 
 
 def _alive(worker: str) -> bool:
-    host, _, pid = worker.rpartition(":")
-    if host != socket.gethostname() or not pid.isdigit() or int(pid) == os.getpid():
-        return host != socket.gethostname() and bool(host)
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    host, _, process = worker.rpartition(":")
+    if host != socket.gethostname():
+        return bool(host)
+    return process.isdigit() and int(process) != os.getpid() and process_alive(int(process))
 
 
 class Budget:

@@ -1,6 +1,7 @@
 """Trials: from what the sampler chooses to a configuration, to a score."""
 
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -191,6 +192,7 @@ def _run_one(
         trial.set_user_attr("reason", outcome.reason)
     study.tell(trial, outcome.value, state=outcome.state)
     best = _best_of(complete_trials(study), workshop.metric)
+    _drop_weights(study, workshop)
     names: dict[TrialState, TrialOutcome] = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}
     listener(
         TrialFinished(
@@ -220,12 +222,15 @@ def _train_trial(
     name = workshop.metric.name
     started = perf_counter()
     origin = _origin(trial)
+    best: list[float] = []  # epoch and score
 
     def on_epoch(report: EpochReport) -> None:
         metrics = {"train.loss": report.train_loss}
         if report.score is not None and report.val_loss is not None:
             metrics |= {f"val.{name}": report.score, "val.loss": report.val_loss}
             trial.report(report.score, report.epoch)
+            if not best or workshop.metric.better(report.score, best[1]):
+                best[:] = report.epoch, report.score
         seconds = perf_counter() - started
         ratio = forecast.ratio(config, report.epoch, seconds)
         if ratio is not None and origin == trial.number:  # one that goes on has trained its first epochs before
@@ -259,19 +264,23 @@ def _train_trial(
                     raise
                 # Slower than forecast: what it has learnt is still the baseline, and the search must go on.
                 value = workshop.metric(predict(model, inputs, val_rows, data.task), data.targets[val_rows])
+                if not math.isfinite(value):
+                    raise TrainingError(f"diverged: {workshop.metric.name} is {value}") from stopped
                 reason = f"{stopped}: its share of the budget was used"
     except optuna.TrialPruned as pruned:
         return _Outcome(TrialState.PRUNED, reason=str(pruned))
     except InterruptedError:
         cause = "the user stopped the search" if not workshop.go_on() else "the budget ran out"
         return _Outcome(TrialState.FAIL, reason=cause)
-    except torch.OutOfMemoryError:
-        return _Outcome(TrialState.FAIL, reason="out of memory: not even two images at once fit")
+    except torch.OutOfMemoryError as error:
+        return _Outcome(TrialState.FAIL, reason=f"out of memory: {str(error).splitlines()[0][:200]}")
     except TrainingError as error:
         return _Outcome(TrialState.FAIL, reason=str(error))
     except (AutotransferError, RuntimeError, ValueError, OSError) as error:  # one trial fails alone
         logger.warning("trial %d failed", trial.number, exc_info=True)
         return _Outcome(TrialState.FAIL, reason=f"{type(error).__name__}: {error}")
+    if config.early_stopping and best:
+        trial.set_user_attr("best_epoch", int(best[0]))
     _keep(model, trial, workshop)
     return _Outcome(TrialState.COMPLETE, value, reason)
 
@@ -286,15 +295,30 @@ def _state_file(trial: optuna.Trial, workshop: Workshop) -> Path:
     return workshop.checkpoints / f"trial-{_origin(trial)}.state"
 
 
+def weights_file(number: int, workshop: Workshop) -> Path:
+    """Where the weights that a trial ended with lie, if it is one of the best."""
+    return workshop.checkpoints / f"trial-{number}.safetensors"
+
+
 def _keep(model: TransferModel, trial: optuna.Trial, workshop: Workshop) -> None:
     """Keep the weights: what is answered with when there is no time to train again."""
     from safetensors.torch import save_file
 
     workshop.checkpoints.mkdir(parents=True, exist_ok=True)
-    path = workshop.checkpoints / f"trial-{trial.number}.safetensors"
+    path = weights_file(trial.number, workshop)
     temporary = path.with_suffix(".tmp")
     save_file({n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()}, temporary)
     temporary.replace(path)
+
+
+def _drop_weights(study: optuna.Study, workshop: Workshop) -> None:
+    """Keep the weights only of the best trial that transfers and of the best from scratch."""
+    kept = {
+        best.number for scratch in (True, False) if (best := best_trial(study, workshop.metric, from_scratch=scratch))
+    }
+    for trial in complete_trials(study):
+        if trial.number not in kept:
+            weights_file(trial.number, workshop).unlink(missing_ok=True)
 
 
 def _suggest(

@@ -86,7 +86,8 @@ class Workshop:
 
     def _activations(self, config: TransferConfig) -> ActivationStore:
         splits = tuple(rows for rows in (self.dataset.rows("train"), self.dataset.rows("val")) if len(rows))
-        images_id = f"{self.decoded(self.source(config.source)).path.stem} {config.source}"
+        source = self.source(config.source)
+        images_id = f"{self.decoded(source).path.stem} {source.code_identity()}"
         return ActivationStore(self.cache_dir, settings().cache_limit, images_id, splits)
 
     def _solve_head(self, model: TransferModel, config: TransferConfig, inputs: Inputs, rows: Rows) -> None:

@@ -1,6 +1,7 @@
 """A source: one pretrained model that can be transferred, and what is known of it before and after loading."""
 
 import hashlib
+import json
 import logging
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -169,6 +170,13 @@ class Source:
         except Exception as error:  # timm and the hub raise a dozen kinds; each means: no weights
             raise SourceError(f"source '{self.name}' cannot be loaded: {_reason(error)}") from error
         return model.float().eval()
+
+    def code_identity(self) -> str:
+        """What a forward pass depends on beside the weights: the architecture, its arguments, timm's version."""
+        import timm
+
+        arguments = json.dumps(self.model_args, sort_keys=True, default=str)
+        return f"{self.architecture} {arguments} timm {timm.__version__}"
 
     def parameter_count(self) -> int:
         """Number of weights without the source's own classifier."""

@@ -8,6 +8,7 @@ preprocessing, the view. Training draws one of the views for each image in each 
 import contextlib
 import hashlib
 import logging
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,10 +20,10 @@ import torch
 from torch import Tensor
 
 from autotransfer import disk_cache
-from autotransfer.errors import CacheError
 from autotransfer.transfer.augmentation import Augmentation
 from autotransfer.transfer.config import TransferConfig
 from autotransfer.transfer.inputs import ImageInputs, Inputs, Rows
+from autotransfer.transfer.memory import in_batches
 from autotransfer.transfer.prefix import FrozenPrefix, find_prefix
 from autotransfer.transfer.surgery import TransferModel
 
@@ -132,13 +133,16 @@ class _Activations:
 
     def feed(self, rows: Rows, views: npt.NDArray[np.int64]) -> Tensor:
         """Lay the activations of `rows` ready, each in its view."""
-        values = np.empty((len(rows), *self.prefix.shape), self._dtype)
+        values, known = np.empty((len(rows), *self.prefix.shape), self._dtype), np.zeros(len(rows), bool)
         for split, members in enumerate(self.store.splits):
             at = np.searchsorted(members, rows).clip(max=len(members) - 1)
             here = members[at] == rows
+            known |= here
             for view in np.unique(views[here]):
                 chosen = here & (views == view)
                 values[chosen] = self._file(split, int(view))[at[chosen]]
+        if not known.all():
+            raise ValueError("activations are kept of the training and validation rows only.")
         batch = torch.from_numpy(values).to(self.images.device).float()
         if batch.ndim == 4:
             batch = batch.contiguous(memory_format=torch.channels_last)
@@ -149,13 +153,9 @@ class _Activations:
         if (split, view) not in self._open:
             path = self.store.cache_dir / "activations" / f"{self._key(split, view)}.npy"
             shape = (len(self.store.splits[split]), *self.prefix.shape)
-            made = disk_cache.open_array(path, shape, self._dtype)
-            if made is None:
-                self._compute(path, split, view, shape)
-                made = disk_cache.open_array(path, shape, self._dtype)
-            if made is None:
-                raise CacheError(f"{path} was damaged right after it was written.")
-            self._open[split, view] = made
+            self._open[split, view] = disk_cache.kept_array(
+                path, shape, self._dtype, lambda: self._compute(path, split, view, shape)
+            )
         return self._open[split, view]
 
     def _key(self, split: int, view: int) -> str:
@@ -165,6 +165,7 @@ class _Activations:
             self.store.splits[split].tolist(),
             self._identity,
             self.images.preprocessing,
+            self.images.device.type,
             self._dtype.name,
             (view, self.augmentation) if view else 0,
         )
@@ -174,16 +175,29 @@ class _Activations:
         rows = self.store.splits[split]
         disk_cache.make_room(self.store.cache_dir, int(np.prod(shape)) * self._dtype.itemsize, self.store.limit_bytes)
         header = {"descr": self._dtype.str, "fortran_order": False, "shape": shape}
-        with torch.random.fork_rng(devices=[]), disk_cache.replacing(path) as temporary, temporary.open("wb") as file:
+
+        def activations(chosen: Rows) -> npt.NDArray[np.float32]:
+            if not self.go_on():
+                raise InterruptedError("stopped while the frozen layers ran")
+            images = self.images.augmented(chosen, self.augmentation) if view else self.images.batch(chosen)
+            values: npt.NDArray[np.float32] = self.prefix.activations(images).float().cpu().numpy()
+            return values
+
+        device = self.images.device
+        devices = (
+            [torch.cuda.current_device() if device.index is None else device.index] if device.type == "cuda" else []
+        )
+        with (
+            torch.random.fork_rng(devices=devices),
+            disk_cache.replacing(path) as temporary,
+            temporary.open("wb") as file,
+        ):
             torch.manual_seed(view)
             np.lib.format.write_array_header_1_0(file, header)
-            for start in range(0, len(rows), _BATCH_SIZE):
-                if not self.go_on():
-                    raise InterruptedError("stopped while the frozen layers ran")
-                chosen = rows[start : start + _BATCH_SIZE]
-                images = self.images.augmented(chosen, self.augmentation) if view else self.images.batch(chosen)
-                values = self.prefix.activations(images).float().cpu().numpy()
+            for values in in_batches(rows, _BATCH_SIZE, activations):
                 file.write(np.ascontiguousarray(_clipped(values, self._dtype)).data)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def _clipped(values: npt.NDArray[np.float32], dtype: np.dtype[np.floating]) -> npt.NDArray[np.floating]:

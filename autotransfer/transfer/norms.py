@@ -7,14 +7,13 @@ first (adaptive batch normalisation: Li et al., "Revisiting Batch Normalization 
 Adaptation", 2017), and the head is solved on the features that follow.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from autotransfer.transfer.inputs import Inputs, Rows
+from autotransfer.transfer.memory import in_batches
 from autotransfer.transfer.surgery import TransferModel
 
 _BATCH_SIZE = 64
@@ -44,9 +43,13 @@ def recalibrate(model: TransferModel, inputs: Inputs, rows: Rows, *, seed: int =
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # the mean over batches instead of a moving one
-    for batch in _batches(inputs, chosen):
-        if len(batch) > 1:
-            model.features(batch)
+
+    def run(part: Rows) -> None:
+        if len(part) > 1:
+            model.features(inputs.batch(part))
+
+    for _ in in_batches(chosen, _BATCH_SIZE, run, smallest=2):
+        pass
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return True
@@ -56,10 +59,10 @@ def recalibrate(model: TransferModel, inputs: Inputs, rows: Rows, *, seed: int =
 def extract_features(model: TransferModel, inputs: Inputs, rows: Rows) -> npt.NDArray[np.float32]:
     """What the classifier reads, in evaluation mode: [len(rows), D]."""
     model.to(inputs.device).eval()
-    parts = [model.features(batch).float().cpu().numpy() for batch in _batches(inputs, rows)]
+
+    def run(part: Rows) -> npt.NDArray[np.float32]:
+        features: npt.NDArray[np.float32] = model.features(inputs.batch(part)).float().cpu().numpy()
+        return features
+
+    parts = list(in_batches(rows, _BATCH_SIZE, run))
     return np.concatenate(parts) if parts else np.empty((0, model.classifier.in_features), np.float32)
-
-
-def _batches(inputs: Inputs, rows: Rows) -> Iterator[Tensor]:
-    for start in range(0, len(rows), _BATCH_SIZE):
-        yield inputs.batch(rows[start : start + _BATCH_SIZE])

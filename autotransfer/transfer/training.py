@@ -6,6 +6,7 @@ optimizer, moving average, best epoch, and the state of every generator of rando
 
 import contextlib
 import copy
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from autotransfer.transfer.augmentation import Augmentation
 from autotransfer.transfer.config import TransferConfig
 from autotransfer.transfer.evaluation import Metric, Targets, prediction_loss
 from autotransfer.transfer.inputs import Inputs, Rows
+from autotransfer.transfer.memory import in_batches, is_out_of_memory
 from autotransfer.transfer.optimisation import (
     make_loss,
     make_mixing,
@@ -80,6 +82,7 @@ def train(
     on_epoch: Callable[[EpochReport], None] = lambda report: None,
     go_on: Callable[[], bool] = lambda: True,
     state_file: Path | None = None,
+    until: int | None = None,
 ) -> float | None:
     """Train `model` in place.
 
@@ -97,13 +100,16 @@ def train(
             time); if it is there already and belongs to the same configuration and seed, training goes on from
             it, with the result that it would have had.
 
+        until: end after this epoch, on the schedule of all of the configuration's epochs.
+
     Returns:
         The metric on the validation rows of the weights that are left in `model`: those of the last epoch (of
         the best one with early stopping); None without validation rows.
 
     Raises:
-        TrainingError: the loss is no longer a finite number; or the configuration asks for what the task lacks.
-        torch.OutOfMemoryError: not even two images fit into memory.
+        TrainingError: the loss, a prediction or the score is no longer a finite number; or the configuration asks
+            for what the task lacks.
+        torch.OutOfMemoryError: not even two images fit into memory, or the optimizer does not.
     """
     scale = Scale.of(data.targets[data.train], data.task)
     with scale.standardised(model):
@@ -112,7 +118,8 @@ def train(
             training.read(state_file)
         for report in training.reports:
             on_epoch(report)
-        while training.epoch < config.epochs and not training.stalled:
+        last = config.epochs if until is None else min(until, config.epochs)
+        while training.epoch < last and not training.stalled:
             started = time.perf_counter()
             train_loss = training.run_epoch(go_on)
             score, val_loss = training.evaluate()
@@ -225,11 +232,19 @@ class _Training:
         if not len(data.val):
             return None, None
         with self._averaged():
-            predictions = predict(self.model, data.inputs, data.val, data.task)
+            with torch.autocast(self._device.type, self._autocast, enabled=self._autocast is not None):
+                predictions = predict(self.model, data.inputs, data.val, data.task)
+            if not np.isfinite(predictions).all():
+                raise TrainingError(f"diverged in epoch {self.epoch}: what it predicts are no longer finite numbers")
             if data.task == "regression":
                 predictions = (predictions * self._scale.spread + self._scale.centre).astype(np.float32)
             targets = data.targets[data.val]
             score, loss = self._metric(predictions, targets), prediction_loss(predictions, targets, data.task)
+            if not np.isfinite(score):
+                raise TrainingError(
+                    f"{self._metric.name} is {score} in epoch {self.epoch}: it says nothing about these validation "
+                    "images; choose another metric or more of them"
+                )
             self._since_best += 1
             if self._best is None or self._metric.better(score, self._best[0]):
                 self._since_best = 0
@@ -253,7 +268,7 @@ class _Training:
                 loss = self._gradients(rows)
                 break
             except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 if len(rows) // (2 * self._parts) < _SMALLEST_PART:
                     raise torch.OutOfMemoryError(str(error)) from error
@@ -266,7 +281,12 @@ class _Training:
             self._scaler.unscale_(self._optimizer)
             trained = [p for group in self._optimizer.param_groups for p in group["params"]]
             nn.utils.clip_grad_norm_(trained, self._config.clip_grad)
-        self._scaler.step(self._optimizer)
+        try:
+            self._scaler.step(self._optimizer)
+        except RuntimeError as error:  # half a step cannot be taken back
+            if is_out_of_memory(error):
+                raise torch.OutOfMemoryError(f"the optimizer's own state does not fit: {error}") from error
+            raise
         self._scaler.update()
         if self._ema is not None:
             self._ema.update(self.model, step=self._step)
@@ -356,11 +376,11 @@ class _Training:
             return
         if state.get("belongs_to") != self._identity():
             return
-        self.model.load_state_dict(state["model"])
+        self.model.load_state_dict(self._with_frozen(state["model"]))
         self._optimizer.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
         if self._ema is not None:
-            self._ema.module.load_state_dict(state["ema"])
+            self._ema.module.load_state_dict(self._with_frozen(state["ema"]))
         self.epoch, self._step, self._parts = state["epoch"], state["step"], state["parts"]
         self.reports = [EpochReport(**report) for report in state["reports"]]
         self._best, self._since_best = state["best"], state["since_best"]
@@ -369,22 +389,38 @@ class _Training:
         if state["cuda"] is not None:
             torch.cuda.set_rng_state(state["cuda"].cpu(), self._device)
 
+    def _with_frozen(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Kept weights with the frozen ones that the network has now: replayed ones are in neither."""
+
+        def frozen(name: str) -> bool:
+            return name.rpartition(".")[0].removeprefix("backbone.") in self.model.frozen_modules
+
+        own = self.model.state_dict()
+        kept = {name: tensor for name, tensor in weights.items() if name in own or not frozen(name)}
+        return {**{name: tensor for name, tensor in own.items() if frozen(name)}, **kept}
+
     def _identity(self) -> str:
-        return f"{self._config.to_dict()} seed {self._seed} on {len(self._data.train)} rows"
+        digest = hashlib.blake2b(digest_size=16)
+        for part in (self._data.train, self._data.val, self._data.targets):
+            digest.update(np.ascontiguousarray(part).tobytes())
+        return f"{self._config.to_dict()} seed {self._seed} on {digest.hexdigest()}"
 
 
 @torch.inference_mode()
 def predict(model: TransferModel, inputs: Inputs, rows: Rows, task: Task = "classification") -> npt.NDArray[np.float32]:
     """Probabilities of classes or labels, or numbers, [len(rows), outputs], in evaluation mode."""
     model.to(inputs.device).eval()
-    parts = []
-    for start in range(0, len(rows), EVALUATION_BATCH):
-        outputs: Tensor = model(inputs.batch(rows[start : start + EVALUATION_BATCH])).float()
+
+    def run(part: Rows) -> npt.NDArray[np.float32]:
+        outputs: Tensor = model(inputs.batch(part)).float()
         if task == "classification":
             outputs = outputs.softmax(dim=1)
         elif task == "multilabel":
             outputs = outputs.sigmoid()
-        parts.append(outputs.cpu().numpy())
+        predictions: npt.NDArray[np.float32] = outputs.cpu().numpy()
+        return predictions
+
+    parts = list(in_batches(rows, EVALUATION_BATCH, run))
     return np.concatenate(parts) if parts else np.empty((0, model.classifier.out_features), np.float32)
 
 
@@ -410,8 +446,3 @@ def _starts(count: int, size: int) -> list[int]:
     if len(starts) > 1 and count - starts[-1] == 1:
         starts.pop()
     return starts
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """True for a GPU's exception and for what the CPU's allocator says."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

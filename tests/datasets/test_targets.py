@@ -44,6 +44,26 @@ def test_label_sets_are_targets_of_zeros_and_ones(make):
     assert counts.loc["b"].sum() == columns["b"].sum()
 
 
+@pytest.mark.parametrize("task", [None, "multilabel"])
+def test_label_sets_may_be_written_as_fractions(make, task):
+    """As pandas writes columns of 0.0 and 1.0."""
+    columns = {name: values.astype(float) for name, values in labels().items()}
+    dataset = make(columns, task=task)
+    assert dataset.task == "multilabel"
+    np.testing.assert_array_equal(dataset.targets, np.stack(list(columns.values()), axis=1))
+    assert set(dataset.samples["label"]) > {"", "a", "a; b"}
+    columns["b"] = 1 - columns["b"]
+    assert make(columns, task=task).fingerprint != dataset.fingerprint
+
+
+@pytest.mark.parametrize("unknown", ["nan", "NA", ""])
+def test_numbers_of_which_some_are_not_known_are_numbers_all_the_same(make, unknown):
+    cells = np.random.default_rng(0).choice(["1.5", "2", "2.5"], COUNT).astype(object)
+    cells[[3, 7]] = unknown
+    with pytest.raises(DatasetError, match=r"row 5: .*(not a number|empty)"):
+        make({"label": cells})
+
+
 def test_splits_of_label_sets_have_every_label_in_proportion(make):
     dataset = make(labels())
     shares = {split: dataset.targets[dataset.rows(split)].mean(axis=0) for split in ("train", "val", "test")}

@@ -1,6 +1,8 @@
 """The probe: one pass, the features of every level, kept for everyone on the machine."""
 
 import dataclasses
+import json
+import shutil
 from importlib import import_module
 from pathlib import Path
 
@@ -148,6 +150,11 @@ def test_other_weights_rows_sizes_and_statistics_are_probed_anew(source, take, t
     assert not take(source=write_source(tmp_path / "other", "test_convnext", seed=1)).cached
     assert not take(rows=np.arange(4)).cached
     assert not take(image_size=32).cached
+    without = Path(source.folder).parent / "without"
+    shutil.copytree(source.folder, without)
+    changed = json.loads((without / "config.json").read_text())
+    (without / "config.json").write_text(json.dumps({**changed, "model_args": {"act_layer": "silu"}}))
+    assert not take(source=find_sources([f"local-dir:{without}"])[0]).cached  # the weights are the same
     config = source.folder / "config.json"
     config.write_text(config.read_text().replace("0.25", "0.26"))
     assert not take(source=find_sources([source.name])[0]).cached
@@ -155,13 +162,29 @@ def test_other_weights_rows_sizes_and_statistics_are_probed_anew(source, take, t
     assert not take(source=find_sources([source.name])[0]).cached
 
 
+def test_what_is_known_is_not_computed_again(take, tmp_path):
+    whole = take()
+    part, asked = whole.rows[::2], []
+    known = take(rows=part, cache_dir=tmp_path / "elsewhere")
+    made = take(known=known, cache_dir=tmp_path / "elsewhere", go_on=lambda: asked.append(1) is None)
+    assert len(asked) == 1 and not made.cached
+    for found, expected in zip(made.features, whole.features, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(made.probabilities, whole.probabilities, atol=1e-5)
+    assert take(rows=part[:3], known=known, cache_dir=tmp_path / "elsewhere").features[0].shape[0] == 3
+
+
+def test_features_are_mapped_not_held(take):
+    assert all(isinstance(features, np.memmap) for made in (take(), take()) for features in made.features)
+
+
 def test_a_damaged_cache_is_computed_again(take, tmp_path):
-    first = take()
+    expected = take().features[2].copy()
     (path,) = (tmp_path / "cache" / "features").iterdir()
     path.write_bytes(path.read_bytes()[:1000])
     again = take()
     assert not again.cached
-    np.testing.assert_array_equal(again.features[2], first.features[2])
+    np.testing.assert_array_equal(again.features[2], expected)
     assert take(go_on=never).cached
 
 

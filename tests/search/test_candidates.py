@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,6 @@ from small_study import CONVNEXT, MOBILENET, SOURCES, Told, small_pool, small_so
 from autotransfer.errors import SourceError
 from autotransfer.proxies import DEFAULT_PROXIES, ProxyValue
 from autotransfer.proxies.combine import combine
-from autotransfer.search import candidates
 from autotransfer.search.candidates import Pool, _ordered
 from autotransfer.search.events import PhaseStarted, SourceProbed, SourceSkipped
 from autotransfer.sources import Source, find_sources
@@ -236,7 +236,8 @@ def race(digits, cache_dir):
     def run(**changes) -> Pool:
         probing = {"race_above": 1, "race_images": 40, "race_keep": 0.3}
         sources = [*small_sources(), *find_sources(["embedded:resnet10t.glyphs"])]
-        return small_pool(digits, cache_dir, **{"sources": sources, "space": small_space(probing=probing), **changes})
+        options = {"cache_dir": cache_dir, "sources": sources, "space": small_space(probing=probing), **changes}
+        return small_pool(digits, **options)
 
     return run
 
@@ -269,16 +270,17 @@ def test_who_wins_the_race_is_scored_as_without_one(race, digits, cache_dir):
             assert proxy.value == pytest.approx(expected.proxies[name].value, rel=1e-5)
 
 
-def test_images_of_the_race_are_not_looked_at_twice(race, digits, monkeypatch):
+def test_images_of_the_race_are_not_looked_at_twice(race, digits, monkeypatch, tmp_path):
     looked_at: dict[str, list[int]] = {}
-    original = candidates.probe
+    module = import_module("autotransfer.probing.probe")
+    original = module._extract
 
-    def watch(source, dataset, rows, **options):
+    def watch(network, source, images, rows, *options):
         looked_at.setdefault(source.name, []).extend(rows.tolist())
-        return original(source, dataset, rows, **options)
+        return original(network, source, images, rows, *options)
 
-    monkeypatch.setattr(candidates, "probe", watch)
-    (winner,) = race().sources()
+    monkeypatch.setattr(module, "_extract", watch)
+    (winner,) = race(cache_dir=tmp_path).sources()
     assert sorted(looked_at[winner.name]) == digits.rows("train", "val").tolist()
     assert max(len(rows) for name, rows in looked_at.items() if name != winner.name) <= 60
 

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from autotransfer.errors import SpaceError
-from autotransfer.search.space import IntRange, Space, list_spaces, load_space
+from autotransfer.search.space import IntRange, Space, Training, list_spaces, load_space
 from autotransfer.sources import find_sources
 
 
@@ -229,3 +229,13 @@ def test_the_largest_member_is_within_the_limit_where_one_is(low, width, step, l
 def test_an_argument_that_is_wrong_is_not_blamed_on_the_file():
     with pytest.raises(SpaceError, match=r"^Found 1 error in the arguments:\n  metric: unknown metric 'accurracy'"):
         load_space("offline", metric="accurracy")
+
+
+@pytest.mark.parametrize(
+    ("imbalance", "task"), [("sampler", "multilabel"), ("sampler", "regression"), ("loss", "regression")]
+)
+def test_balancing_what_a_task_lacks_is_refused_before_anything_is_trained(imbalance, task):
+    training = Training(imbalance=imbalance)
+    training.check("classification")
+    with pytest.raises(SpaceError, match=f"training.imbalance: {imbalance} needs"):
+        training.check(task)

@@ -23,6 +23,7 @@ from small_study import (
     unlimited,
 )
 
+from autotransfer.recommendation import final
 from autotransfer.search.events import EpochFinished, TrialFinished, TrialStarted
 from autotransfer.search.forecast import Forecast
 from autotransfer.search.trials import best_trial, queue_first_trials, run_trials
@@ -125,19 +126,21 @@ def test_the_start_of_a_trial_tells_its_proxies_and_from_scratch_has_none(search
             assert event.proxies == {name: proxy.value for name, proxy in proxies.items()}
 
 
-def test_the_kept_weights_of_every_trial_have_the_score_it_was_told(search):
+def test_the_best_trials_keep_weights_that_have_the_score_they_were_told(search):
     study, workshop, _ = search
     val = workshop.dataset.rows("val")
     complete = [trial for trial in study.get_trials() if trial.state == TrialState.COMPLETE]
     assert len(complete) >= 4
-    for trial in complete:
+    best = [best_trial(study, workshop.metric, from_scratch=scratch) for scratch in (True, False)]
+    kept = sorted(path.name for path in workshop.checkpoints.iterdir())
+    assert kept == sorted(f"trial-{trial.number}.safetensors" for trial in best)
+    for trial in best:
         config = TransferConfig.from_dict(trial.user_attrs["config"])
         source = workshop.source(config.source)
         model = workshop.build(config)
         model.load_state_dict(load_file(workshop.checkpoints / f"trial-{trial.number}.safetensors"))
         answers = predict(model, workshop.inputs(source.name), val)
         assert (answers.argmax(axis=1) == workshop.dataset.codes[val]).mean() == pytest.approx(trial.value)
-    assert not list(workshop.checkpoints.glob("*.tmp"))
 
 
 def test_the_same_seed_gives_the_same_trials(search, make_workshop, study):
@@ -239,7 +242,7 @@ def failing_once(error: BaseException) -> Metric:
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory"), "out of memory: not even two images at once fit"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "out of memory: CUDA out of memory"),
         (RuntimeError("cuDNN error"), "RuntimeError: cuDNN error"),
         (OSError("No space left on device"), "OSError: No space left on device"),
     ],
@@ -302,6 +305,23 @@ def test_without_a_complete_trial_there_is_no_best(study):
 
 
 # After a kill
+
+
+def test_the_final_training_ends_where_early_stopping_did(study, make_workshop, monkeypatch):
+    scores = iter([0.5, 0.9, 0.7, 0.6])
+    metric = Metric("accuracy", True, lambda probabilities, codes: torch.tensor(next(scores)))
+    space = small_space(
+        parameters={"epochs": {"min": 6, "max": 6}}, training={"augmentation": "none", "early_stopping": 2}
+    )
+    workshop = make_workshop(metric=metric, space=space)
+    queue_trial(study, CONVNEXT, 4, epochs=6)
+    run_trials(study, workshop, unlimited(1), Told())
+    (trial,) = study.get_trials()
+    assert (trial.value, trial.user_attrs["best_epoch"]) == (pytest.approx(0.9), 2)
+    told: list[int | None] = []
+    monkeypatch.setattr(final, "train", lambda *args, until, **options: told.append(until))
+    final.finish_trial(final.keep_trial(trial, workshop), trial, workshop, unlimited(1))
+    assert told == [2]
 
 
 def test_a_trial_whose_process_was_killed_goes_on_from_its_last_epoch(make_workshop, monkeypatch, tmp_path):

@@ -17,6 +17,9 @@ GetSource = Callable[[str], Source]
 MakeData = Callable[..., Data]
 
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 @pytest.fixture(scope="session")
 def get_source(tmp_path_factory: pytest.TempPathFactory) -> GetSource:
     """The source of an architecture, made on first use."""
@@ -40,7 +43,7 @@ def make_data() -> MakeData:
         codes = np.arange(train + val) % 2
         noise = generator.integers(0, 80, (train + val, size, size, 3))
         images = (noise + 170 * codes[:, None, None, None]).astype(np.uint8)
-        inputs = ImageInputs(images, PREPROCESSING, torch.device("cpu"))
+        inputs = ImageInputs(images, PREPROCESSING, DEVICE)
         return Data(inputs, codes, np.arange(train), np.arange(train, train + val))
 
     return make

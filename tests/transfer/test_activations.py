@@ -1,5 +1,6 @@
 """Kept activations: computed once, shared, whole or absent, and as good to train on as the images."""
 
+import contextlib
 import logging
 import os
 from dataclasses import replace
@@ -79,6 +80,32 @@ def test_the_second_training_computes_nothing_and_ends_alike(make_model, make_da
         monkeypatch.setattr(ImageInputs, "augmented", None)  # images are not augmented a second time
     assert hashes[0] == hashes[1]
     assert len(files(store)) == 3  # two views of the training images, the validation images as they are
+
+
+def test_a_state_kept_with_activations_goes_on_without_and_the_other_way_round(make_model, make_data, store, tmp_path):
+    data, config, found = make_data(), CONFIG.replace(epochs=4), []
+
+    def stop_after_two(report) -> None:
+        if report.epoch == 2:
+            raise InterruptedError
+
+    for before, after in ((2, 0), (0, 2), (0, 0)):
+        state, model = tmp_path / f"{before}{after}.state", make_model()
+        for views, listen in ((before, stop_after_two), (after, lambda report: None)):
+            kept = ActivationStore(store.cache_dir, 10**9 if views else 0, store.images_id, store.splits)
+            model = make_model()
+            with contextlib.suppress(InterruptedError), kept.inputs(model, config, data.inputs) as inputs:
+                options = {"metric": get_metric("accuracy"), "seed": 0, "on_epoch": listen, "state_file": state}
+                train(model, config, replace(data, inputs=inputs), **options)
+        found.append(predict(model, data.inputs, data.val))
+    np.testing.assert_allclose(found[0], found[2], atol=0.02)
+    np.testing.assert_allclose(found[1], found[2], atol=0.02)
+
+
+def test_rows_that_are_not_kept_are_refused(make_model, make_data, store):
+    data = make_data()
+    with store.inputs(make_model(), CONFIG, data.inputs) as inputs, pytest.raises(ValueError, match="kept of the"):
+        inputs.batch(np.array([0, 1000]))
 
 
 def test_other_heads_and_depths_share_what_the_same_frozen_levels_say(make_model, make_data, store):

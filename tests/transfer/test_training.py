@@ -1,6 +1,7 @@
 """Training: repeatable, stoppable, and it learns what can be learnt."""
 
 import contextlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -347,6 +348,32 @@ def test_early_stopping_leaves_the_best_epochs_weights(make_model, make_data):
     assert weights_hash(model) == seen[1][1]
 
 
+def test_a_training_may_end_early_on_the_same_schedule(make_model, make_data):
+    reports: list[list[EpochReport]] = [[], []]
+    for told, until in zip(reports, (None, 2), strict=True):
+        run(make_model(), make_data(), CONFIG, on_epoch=told.append, until=until)
+    whole, part = [[(r.epoch, r.train_loss, r.score) for r in told] for told in reports]
+    assert part == whole[:2]
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_weights_that_are_no_numbers_are_told_though_the_last_loss_was_one(make_model, make_data, task):
+    """With one step an epoch, the loss is that of the weights before they were ruined."""
+    data = make_data(train=8)
+    targets = data.targets if task == "classification" else data.targets[:, None].astype(float)
+    model = make_model(outputs=2 if task == "classification" else 1)
+    config = CONFIG.replace(learning_rate=1e30, epochs=1, warmup=0.0, clip_grad=0.0)
+    metric = get_metric("auto", task)
+    with pytest.raises(TrainingError, match="diverged in epoch 1"):
+        train(model, config, with_targets(data, targets, task), metric=metric, seed=0)
+
+
+def test_a_score_that_is_no_number_is_told(make_model, make_data):
+    metric = Metric("made up", True, lambda probabilities, codes: torch.tensor(float("nan")))
+    with pytest.raises(TrainingError, match="made up is nan in epoch 1: it says nothing about these validation images"):
+        train(make_model(), CONFIG, make_data(), metric=metric, seed=0)
+
+
 # Memory
 
 
@@ -371,6 +398,18 @@ def test_a_batch_that_does_not_fit_goes_through_in_parts(make_model, make_data):
         run(model, Data(inputs, data.targets, data.train, data.val), config)
         answers.append(predict(model, data.inputs, data.val))
     np.testing.assert_allclose(*answers, atol=1e-4)
+
+
+def test_predictions_that_do_not_fit_are_made_in_parts(make_model, make_data):
+    class Tiny(ImageInputs):
+        def batch(self, rows):
+            if len(rows) > 3:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().batch(rows)
+
+    data, model = make_data(), make_model()
+    small = Tiny(data.inputs.images, data.inputs.preprocessing, data.inputs.device)
+    np.testing.assert_allclose(predict(model, small, data.val), predict(model, data.inputs, data.val), atol=1e-5)
 
 
 def test_where_not_even_two_images_fit_the_training_says_so(make_model, make_data, monkeypatch):
@@ -414,10 +453,16 @@ def test_a_training_that_was_killed_goes_on_to_the_same_end(make_model, make_dat
     assert [path.name for path in state_file.parent.iterdir()] == ["0.state"]
 
 
-@pytest.mark.parametrize("state", [b"", b"half a file", None], ids=["empty", "damaged", "of another training"])
+@pytest.mark.parametrize(
+    "state",
+    [b"", b"half a file", b"other targets", None],
+    ids=["empty", "damaged", "of other targets", "of another training"],
+)
 def test_a_state_that_does_not_fit_is_left_aside(make_model, make_data, tmp_path, state):
     data, state_file = make_data(), tmp_path / "0.state"
-    if state is None:
+    if state == b"other targets":
+        run(make_model(), replace(data, targets=1 - data.targets), state_file=state_file)
+    elif state is None:
         run(make_model(), data, CONFIG.replace(learning_rate=0.1), state_file=state_file)
     else:
         state_file.write_bytes(state)

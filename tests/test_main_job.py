@@ -162,6 +162,7 @@ def test_score_ranks_every_source_and_level_without_training(work, command):
     assert all(row["logme"] is not None and 0 <= row["linear_probe"] <= 1 for row in scores)
 
 
+@pytest.mark.slow
 def test_the_same_seed_and_number_of_trials_give_the_same_recommendation(work, command, answer):
     again = command("recommend", "digits", "--space", "space.yaml", "--trials", 4, "--out", "again", "--json")
     second = json.loads(again.stdout)
@@ -217,6 +218,7 @@ def wait_for_trials(work, name, process, number):
         time.sleep(0.2)
 
 
+@pytest.mark.slow
 def test_a_killed_study_is_resumed_without_losing_or_repeating_a_trial(work, environment, command):
     process = start(work, environment, "--trials", 6, "--study", "killed")
     wait_for_trials(work, "killed", process, 3)
@@ -237,6 +239,7 @@ def test_a_killed_study_is_resumed_without_losing_or_repeating_a_trial(work, env
     assert not any(state == optuna.trial.TrialState.RUNNING for state, *_ in after.values())
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_search_and_still_answers(work, environment):
     process = start(work, environment, "--budget", "10m", "--study", "stopped", "--json", "--out", "stopped")
     wait_for_trials(work, "stopped", process, 2)

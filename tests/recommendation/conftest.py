@@ -10,6 +10,7 @@ from small_study import Told, new_study, small_pool, small_workshop, unlimited, 
 from autotransfer.datasets import Dataset, load_dataset
 from autotransfer.recommendation import Recommendation
 from autotransfer.recommendation.answer import answer
+from autotransfer.search import trials
 from autotransfer.search.candidates import Pool
 from autotransfer.search.study import Budget
 from autotransfer.search.trials import queue_first_trials, run_trials
@@ -41,7 +42,9 @@ def study(workshop: Workshop) -> optuna.Study:
     """Four trained trials: the best by proxies, from scratch, the best of the other source, half frozen."""
     made = new_study()
     queue_first_trials(made, workshop)
-    run_trials(made, workshop, unlimited(4), Told())
+    with pytest.MonkeyPatch.context() as patched:  # the tests retell which trial was best: all weights are kept
+        patched.setattr(trials, "_drop_weights", lambda study, workshop: None)
+        run_trials(made, workshop, unlimited(4), Told())
     return made
 
 

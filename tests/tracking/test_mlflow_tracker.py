@@ -297,6 +297,7 @@ def test_a_file_that_is_no_database_is_told(tmp_path):
         MlflowTracker(f"sqlite:///{tmp_path}/notes.db")
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_is_one_warning_and_the_study_goes_on(server, saved, caplog):
     uri, stop = server
     tracker = MlflowTracker(uri)

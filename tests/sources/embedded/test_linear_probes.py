@@ -53,6 +53,7 @@ def pretrained_and_random(name: str) -> tuple[float, float]:
 SAW_SHAPES = ["resnet10t.glyphs", "resnet10t.scenes", "test_vit.fractals"]
 
 
+@pytest.mark.slow
 def test_the_best_source_reads_digits() -> None:
     assert max(pretrained_and_random(name)[0] for name in SAW_SHAPES) >= 0.95
 

@@ -1,0 +1,368 @@
+"""The sampler and the pruner of the search: the next configuration is the one that promises most for its cost.
+
+`ProxySampler` chooses source, depth, what happens above it, frozen levels and learning rate together, by the
+expected improvement per predicted second under the prior (proxies, linear probes, sizes) and all observations:
+finished trials, and the learning curves of pruned and running ones. `CurvePruner` ends a trial when what it may
+still gain is worth less a second than what the sampler would try instead. Both are Optuna's own kinds of
+object and keep no state: everything is derived from the study's storage.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from autotransfer.search.prior import Array, Landscape, Points, Prior
+from autotransfer.search.surrogate import Posterior, condition, expected_improvement
+
+_EXPECTED = "autotransfer:expected"  # what the sampler thought of a trial when it chose it
+_CONTINUES = "autotransfer:continues"
+_MOST_OBSERVATIONS = 256
+_MOST_ASKED = 600
+_DRAWS_OF_RATE = 3
+_FAILURE = 1.0  # how far below its expectation a configuration is taken to be that diverged
+_SEED_STEP = 1_000_003
+Cost = Callable[[Points], Array]
+
+
+@dataclass(frozen=True)
+class Observations:
+    """What a study's trials say: configurations, log errors over the anchor, variances, numbers, epochs done."""
+
+    points: Points
+    values: Array
+    noise: Array
+    numbers: tuple[int, ...]
+    done: Array
+    pending: Points
+
+    @property
+    def complete(self) -> Array:
+        """Where the whole training was seen."""
+        whole: Array = self.done >= 1.0
+        return whole
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """What is expected of configurations: prior, Gaussian process, predicted cost.
+
+    Attributes:
+        landscape: what is known of the target before training.
+        prior: the measured coefficients.
+        cost: predicted seconds of whole trainings.
+        seed: of every choice.
+        by_cost: expected improvement counts per second; False: by itself.
+        learns: observations change what is expected.
+    """
+
+    landscape: Landscape
+    prior: Prior
+    cost: Cost
+    by_cost: bool = True
+    learns: bool = True
+
+    def observe(self, study: Study) -> Observations:
+        """Read the storage."""
+        landscape, anchor = self.landscape, self.landscape.anchor
+        rows: list[tuple[int, int, bool, int, float]] = []
+        values, noise, numbers, done, pending = [], [], [], [], []
+        trials = study.get_trials(deepcopy=False)
+        continued = {trial.system_attrs.get(_CONTINUES) for trial in trials}
+        for trial in trials:
+            row = _row(trial, landscape)
+            if row is None or trial.number in continued:
+                continue
+            if trial.state == TrialState.COMPLETE and trial.value is not None and math.isfinite(trial.value):
+                value, fraction = trial.value, 1.0
+            elif trial.state in (TrialState.PRUNED, TrialState.RUNNING) and trial.intermediate_values:
+                step = max(trial.intermediate_values)
+                value, fraction = trial.intermediate_values[step], step / max(step, trial.params.get("epochs", step))
+                fraction = min(fraction, 0.999)
+            elif trial.state == TrialState.RUNNING:
+                pending.append(row)
+                continue
+            elif trial.state == TrialState.FAIL and trial.user_attrs.get("trained"):
+                value, fraction = math.nan, 1.0
+            else:
+                continue
+            rows.append(row)
+            values.append(float(landscape.log_error(value)) - anchor)
+            noise.append(_validation_noise(landscape, value))
+            numbers.append(trial.number)
+            done.append(fraction)
+        points = Points.of(rows)
+        found, variance = np.array(values, float), np.array(noise, float)
+        share = np.array(done, float)
+        if len(points):
+            gain, uncertainty = self.prior.final(points.kinds(landscape), share)
+            expected = self.prior.mean(landscape, points)
+            failed = np.isnan(found)
+            found = np.where(failed, expected - _FAILURE, found + np.where(failed, 0.0, gain))
+            variance = np.where(failed, _FAILURE**2 / 4, variance + np.where(share < 1, uncertainty**2, 0.0))
+        return Observations(points, found, variance, tuple(numbers), share, Points.of(pending))
+
+    def posterior(self, seen: Observations, asked: Points) -> Posterior:
+        """What is expected of configurations now; those that are running count as if they came out as expected."""
+        mean = self.prior.mean(self.landscape, asked)
+        if not self.learns:
+            return condition(self.prior.kernel, self.landscape, asked[:0], mean[:0], mean[:0], asked, mean)
+        chosen = self._most_telling(seen)
+        points, values, noise = seen.points[chosen], seen.values[chosen], seen.noise[chosen]
+        surprise = values - self.prior.mean(self.landscape, points)
+        if len(seen.pending):
+            at = self.prior.mean(self.landscape, seen.pending)
+            believed = condition(self.prior.kernel, self.landscape, points, surprise, noise, seen.pending, at)
+            points, surprise = points.joined(seen.pending), np.concatenate([surprise, believed.mean - at])
+            noise = np.concatenate([noise, np.zeros(len(seen.pending))])
+        return condition(self.prior.kernel, self.landscape, points, surprise, noise, asked, mean)
+
+    def best(self, seen: Observations) -> float:
+        """The log error over the anchor that is to be beaten: of the best trial as it is now expected, or the probe."""
+        whole = seen.complete
+        if not whole.any():
+            return 0.0
+        return max(0.0, float(self.posterior(seen, seen.points[whole]).mean.max()))
+
+    def rate(self, posterior: Posterior, best: float, cost: Array) -> Array:
+        """What configurations promise: expected improvement (per second)."""
+        gain = expected_improvement(posterior, best)
+        return gain / np.maximum(cost, 1e-6) if self.by_cost else gain
+
+    def _most_telling(self, seen: Observations) -> Array:
+        """All observations, or half of as many as can be afforded the best ones, and half the latest."""
+        count = len(seen.points)
+        if count <= _MOST_OBSERVATIONS:
+            return np.arange(count)
+        half = _MOST_OBSERVATIONS // 2
+        latest = np.arange(count - half, count)
+        return np.union1d(latest, np.argsort(-seen.values, kind="stable")[:half])
+
+
+class ProxySampler(BaseSampler):
+    """Chooses the configuration with the highest expected improvement per predicted second."""
+
+    def __init__(
+        self,
+        surrogate: Surrogate,
+        *,
+        seed: int,
+        upper_layers: Sequence[str] = ("drop", "reinit"),
+        learning_rate: tuple[float, float] = (1e-4, 1e-2),
+        rates: Sequence[float] | None = None,
+        admissible: Callable[[Points], Array] | None = None,
+        continues: bool = False,
+    ) -> None:
+        """Make a sampler.
+
+        Args:
+            surrogate: what is expected of configurations.
+            seed: the choice for trial n depends on the seed, n and the storage alone.
+            upper_layers: what may happen above the transferred levels.
+            learning_rate: its range.
+            rates: the learning rates to choose from, where they are few; any of the range otherwise.
+            admissible: which configurations may be chosen (hard limits), [m] bool.
+            continues: pruned trials may be gone on with: they are chosen by their own parameters.
+        """
+        self._surrogate, self._seed = surrogate, seed
+        self._upper_layers, self._range, self._rates = tuple(upper_layers), learning_rate, rates
+        self._admissible, self._continues = admissible, continues
+        self._random = RandomSampler(seed=seed)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """All that is chosen together."""
+        landscape = self._surrogate.landscape
+        deepest = int(landscape.depths.max())
+        return {
+            "source": CategoricalDistribution(sorted(landscape.sources)),
+            "transferred_layers": IntDistribution(0, deepest),
+            "upper_layers": CategoricalDistribution(self._upper_layers),
+            "frozen_layers": IntDistribution(0, deepest),
+            "learning_rate": FloatDistribution(*self._range, log=True),
+        }
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """The most promising configuration."""
+        if "fixed_params" in trial.system_attrs and {"source", "transferred_layers"} <= set(
+            trial.system_attrs["fixed_params"]
+        ):
+            return {}
+        surrogate, generator = self._surrogate, np.random.default_rng((self._seed, trial.number))
+        seen = surrogate.observe(study)
+        asked = self._candidates(seen, generator)
+        paused = np.flatnonzero(~seen.complete & ~np.isin(seen.numbers, _running(study))) if self._continues else []
+        cost = surrogate.cost(asked)
+        if len(paused):
+            asked = asked.joined(seen.points[paused])
+            cost = np.concatenate([cost, surrogate.cost(seen.points[paused]) * (1 - seen.done[paused])])
+        if not len(asked):
+            return {}
+        posterior, best = surrogate.posterior(seen, asked), surrogate.best(seen)
+        rates = surrogate.rate(posterior, best, cost)
+        order = np.argsort(-rates, kind="stable")
+        chosen = int(order[0])
+        attributes: dict[str, Any] = {
+            _EXPECTED: {
+                "mean": float(posterior.mean[chosen]),
+                "deviation": float(posterior.deviation[chosen]),
+                "cost": float(cost[chosen]),
+                "alternative": float(rates[order[min(1, len(order) - 1)]]),
+            }
+        }
+        first_paused = len(asked) - len(paused)
+        if chosen >= first_paused:
+            attributes[_CONTINUES] = seen.numbers[paused[chosen - first_paused]]
+        for key, value in attributes.items():
+            study._storage.set_trial_system_attr(trial._trial_id, key, value)
+            trial.system_attrs[key] = value
+        return self._params(asked[chosen : chosen + 1])
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Epochs: as many as may be, since poor curves are cut short. The rest at random, by seed and number."""
+        if param_name == "epochs" and isinstance(param_distribution, IntDistribution):
+            return param_distribution.high
+        if param_distribution.single():
+            return param_distribution.to_external_repr(param_distribution._asdict().get("low", 0.0))
+        seeded = RandomSampler(seed=(self._seed * _SEED_STEP + trial.number) % 2**32)
+        return seeded.sample_independent(study, trial, param_name, param_distribution)
+
+    def reseed_rng(self) -> None:
+        """Nothing to do: parallel workers differ by their trials' numbers."""
+
+    def _candidates(self, seen: Observations, generator: np.random.Generator) -> Points:
+        """Every source and depth, whole, half or not frozen, each at a few learning rates; the most hopeful of them."""
+        landscape = self._surrogate.landscape
+        rows: list[tuple[int, int, bool, int, float]] = []
+        low, high = (math.log10(value) for value in self._range)
+        fresh: set[str] = set()
+        for source, depth in enumerate(landscape.depths.tolist()):
+            shapes: list[tuple[int, bool, int]] = []
+            if landscape.architectures[source] not in fresh:
+                fresh.add(landscape.architectures[source])
+                shapes.append((0, False, 0))
+            for k in range(1, depth + 1):
+                for drop in sorted({k == depth or upper == "drop" for upper in self._upper_layers}):
+                    shapes += [(k, drop, f) for f in sorted({0, -(-k // 2), k})]
+            for k, drop, f in shapes:
+                drawn = np.log10(self._rates) if self._rates else generator.uniform(low, high, _DRAWS_OF_RATE)
+                rows += [(source, k, drop, f, float(rate)) for rate in drawn]
+        points = Points.of(rows)
+        if self._admissible is not None:
+            points = points[np.flatnonzero(self._admissible(points))]
+        known = {_identity(p) for p in _rows_of(seen.points)} | {_identity(p) for p in _rows_of(seen.pending)}
+        points = points[[i for i, row in enumerate(_rows_of(points)) if _identity(row) not in known]]
+        if len(points) > _MOST_ASKED:
+            cost = np.maximum(self._surrogate.cost(points), 1e-6)
+            mean = self._surrogate.prior.mean(self._surrogate.landscape, points)
+            hopeful = np.argsort(-(mean + generator.gumbel(0, 0.05, len(points))), kind="stable")[: _MOST_ASKED // 2]
+            cheap = np.argsort(-(np.exp(mean * 3) / cost), kind="stable")[: _MOST_ASKED // 4]
+            others = generator.choice(len(points), _MOST_ASKED // 4, replace=False)
+            points = points[np.unique(np.concatenate([hopeful, cheap, others]))]
+        return points
+
+    def _params(self, point: Points) -> dict[str, Any]:
+        landscape = self._surrogate.landscape
+        drop = bool(point.drop[0]) and int(point.transferred[0]) < int(landscape.depths[point.source[0]])
+        upper = "drop" if drop or "reinit" not in self._upper_layers else "reinit"
+        if int(point.transferred[0]) in (0, int(landscape.depths[point.source[0]])):
+            upper = self._upper_layers[0]
+        low, high = self._range
+        return {
+            "source": landscape.sources[int(point.source[0])],
+            "transferred_layers": int(point.transferred[0]),
+            "upper_layers": upper,
+            "frozen_layers": int(point.frozen[0]),
+            "learning_rate": float(min(max(10 ** point.rate[0], low), high)),
+        }
+
+
+class CurvePruner(BasePruner):
+    """Ends a trial when what it may still gain is worth less a second than what would be tried instead."""
+
+    def __init__(self, surrogate: Surrogate, *, warmup_epochs: int = 1, patience: float = 0.5) -> None:
+        """Make a pruner.
+
+        Args:
+            surrogate: the sampler's.
+            warmup_epochs: no curve is judged in these first epochs.
+            patience: a trial ends where its promise is below this part of the alternative's.
+        """
+        self._surrogate, self._warmup, self._patience = surrogate, warmup_epochs, patience
+
+    def prune(self, study: Study, trial: FrozenTrial) -> bool:
+        """Whether to end the trial after its latest epoch."""
+        expected = trial.system_attrs.get(_EXPECTED)
+        row = _row(trial, self._surrogate.landscape)
+        if expected is None or row is None or not trial.intermediate_values:
+            return False
+        step = max(trial.intermediate_values)
+        epochs = int(trial.params.get("epochs", step))
+        if step <= self._warmup or step >= epochs:
+            return False
+        landscape, prior, point = self._surrogate.landscape, self._surrogate.prior, Points.of([row])
+        score = trial.intermediate_values[step]
+        gain, uncertainty = prior.final(point.kinds(landscape), np.array([step / epochs]))
+        curve = float(landscape.log_error(score)) - landscape.anchor + float(gain[0])
+        curve_variance = float(uncertainty[0]) ** 2 + _validation_noise(landscape, score)
+        variance = 1 / (1 / expected["deviation"] ** 2 + 1 / curve_variance)
+        mean = variance * (expected["mean"] / expected["deviation"] ** 2 + curve / curve_variance)
+        posterior = Posterior(np.array([mean]), np.array([math.sqrt(variance)]))
+        left = float(self._surrogate.cost(point)[0]) * (1 - step / epochs)
+        best = self._surrogate.best(self._surrogate.observe(study))
+        promise = float(self._surrogate.rate(posterior, best, np.array([left]))[0])
+        return promise < self._patience * float(expected["alternative"])
+
+
+def continues(trial: FrozenTrial | optuna.Trial) -> int | None:
+    """The number of the pruned trial that this one goes on with."""
+    number = trial.system_attrs.get(_CONTINUES)
+    return None if number is None else int(number)
+
+
+def _row(trial: FrozenTrial, landscape: Landscape) -> tuple[int, int, bool, int, float] | None:
+    """The configuration of a trial as a point; None where it has not got that far, or is of another pool."""
+    params = trial.params
+    if not {"source", "transferred_layers", "frozen_layers", "learning_rate"} <= set(params):
+        return None
+    if params["source"] not in landscape.sources or params["learning_rate"] <= 0:
+        return None
+    source = list(landscape.sources).index(params["source"])
+    k, depth = int(params["transferred_layers"]), int(landscape.depths[source])
+    drop = k == depth or (k > 0 and params.get("upper_layers", "drop") == "drop")
+    return source, k, drop, int(params["frozen_layers"]) if k else 0, math.log10(params["learning_rate"])
+
+
+def _validation_noise(landscape: Landscape, score: float) -> float:
+    """Variance of the log error by the draw of the validation images, for a score that is a share of them.
+
+    Half of it: the images are the same for all trials, so that most of their luck is shared.
+    """
+    if not math.isfinite(score):
+        return 0.0
+    error = min(max(1 - score if landscape.metric.greater_is_better else score, 0.5 / landscape.val_images), 1.0)
+    return 0.5 * (1 - error) / (error * landscape.val_images)
+
+
+def _running(study: Study) -> list[int]:
+    return [trial.number for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
+
+
+def _rows_of(points: Points) -> list[tuple[int, int, bool, int, float]]:
+    columns = (points.source, points.transferred, points.drop, points.frozen, points.rate)
+    return list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+def _identity(row: tuple[int, int, bool, int, float]) -> tuple[int, int, bool, int, float]:
+    return (*row[:4], round(row[4], 3))

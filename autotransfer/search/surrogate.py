@@ -1,0 +1,116 @@
+"""A Gaussian process over transfer configurations, with the prior as its mean.
+
+Configurations are alike where they share a source, a depth, a way of training, a learning rate; how much each of
+these counts is measured on other targets and shipped with the prior, so nothing is fitted while a study runs and
+the first observations already tell much. One conditioning on n observations costs O(n^3), n at most 256.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import cho_factor, cho_solve
+from scipy.special import ndtr
+
+from autotransfer.search.prior import Array, Landscape, Points
+
+KERNEL = {  # variances of the parts, then length scales, then the correlation of unlike ways
+    "target": 0.05,
+    "source": 0.05,
+    "level": 0.02,
+    "way": 0.02,
+    "configuration": 0.02,
+    "noise": 0.01,
+    "depth_scale": 0.3,
+    "rate_scale": 0.7,
+    "frozen_scale": 0.4,
+    "unlike": 0.3,
+}
+_LEAST_NOISE = 1e-6
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What is expected of some configurations after the observations: log errors over the anchor, [m]."""
+
+    mean: Array
+    deviation: Array
+
+
+def covariance(kernel: Mapping[str, float], landscape: Landscape, first: Points, second: Points) -> Array:
+    """Of what the prior leaves open between two sets of configurations: [m, n]."""
+    same_source = _weights_of(landscape, first)[:, None] == _weights_of(landscape, second)[None, :]
+    depth_first = first.transferred / landscape.depths[first.source]
+    depth_second = second.transferred / landscape.depths[second.source]
+    level = same_source * _like(depth_first, depth_second, kernel["depth_scale"])
+    rate = _like(first.rate, second.rate, kernel["rate_scale"])
+    kinds = first.kinds(landscape)[:, None] == second.kinds(landscape)[None, :]
+    way = np.where(kinds, 1.0, kernel["unlike"]) * rate
+    frozen_first = first.frozen / landscape.depths[first.source]
+    frozen_second = second.frozen / landscape.depths[second.source]
+    frozen = _like(frozen_first, frozen_second, kernel["frozen_scale"])
+    total: Array = (
+        kernel["target"]
+        + kernel["source"] * same_source
+        + kernel["level"] * level
+        + kernel["way"] * way
+        + kernel["configuration"] * level * way * frozen
+    )
+    return total
+
+
+def variance(kernel: Mapping[str, float]) -> float:
+    """Of what the prior leaves open of one configuration."""
+    return sum(kernel[name] for name in ("target", "source", "level", "way", "configuration"))
+
+
+def condition(
+    kernel: Mapping[str, float],
+    landscape: Landscape,
+    seen: Points,
+    surprise: Array,
+    noise: Array,
+    asked: Points,
+    mean: Array,
+) -> Posterior:
+    """The posterior of configurations.
+
+    Args:
+        kernel: see `KERNEL`.
+        landscape: the target.
+        seen: observed configurations, n.
+        surprise: their log errors minus their prior means, [n].
+        noise: variance of each observation beside the kernel's own, [n].
+        asked: configurations in question, m.
+        mean: their prior means, [m].
+    """
+    whole = variance(kernel)
+    if not len(seen):
+        return Posterior(mean, np.full(len(asked), np.sqrt(whole)))
+    own = covariance(kernel, landscape, seen, seen)
+    own[np.diag_indices_from(own)] += kernel["noise"] + noise + _LEAST_NOISE
+    factor = cho_factor(own, lower=True, check_finite=False)
+    cross = covariance(kernel, landscape, asked, seen)
+    solved = cho_solve(factor, cross.T, check_finite=False)
+    left = whole - np.einsum("mn,nm->m", cross, solved)
+    return Posterior(mean + solved.T @ surprise, np.sqrt(np.maximum(left, 1e-9)))
+
+
+def expected_improvement(posterior: Posterior, best: float) -> Array:
+    """Of the log error over `best` (Mockus, 1975): [m], zero or more."""
+    z = (posterior.mean - best) / posterior.deviation
+    density = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
+    gain: Array = posterior.deviation * (z * ndtr(z) + density)
+    return np.maximum(gain, 0.0)
+
+
+def _weights_of(landscape: Landscape, points: Points) -> Array:
+    """A number for the weights that a configuration starts from: from scratch, those of its architecture."""
+    names = sorted(set(landscape.architectures))
+    architecture = np.array([names.index(name) for name in landscape.architectures])
+    return np.where(points.transferred > 0, points.source, len(landscape.sources) + architecture[points.source])
+
+
+def _like(first: Array, second: Array, scale: float) -> Array:
+    result: Array = np.exp(-0.5 * ((first[:, None] - second[None, :]) / scale) ** 2)
+    return result

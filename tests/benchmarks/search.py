@@ -1,0 +1,465 @@
+"""Which search finds a good transfer configuration soonest? Strategies replayed on the transfer table.
+
+    python tests/benchmarks/search.py                       # all strategies, 30 seeds
+    python tests/benchmarks/search.py --strategies ours tpe --seeds 5 --out results/
+
+A strategy chooses configurations as in a study; a trial costs, epoch by epoch, what the run of the table cost, so
+one that is pruned costs what it had cost until then, and one whose frozen activations are there already costs
+less. Strategies that look at probes pay for probing first. After each trial the answer is the best complete trial
+on the validation images (for `ours` also: the one the surrogate expects most of); its regret is how many points its
+test score (mean over the table's seeds) lies below the best of the table. A trial sees the curve of one of the
+table's seeds. Cost is a fraction of what all runs of the table cost, each once. Whatever is learned (prior, meta
+knowledge) is learned on the other datasets.
+"""
+
+import argparse
+import functools
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).parent))
+from prior import TABLE, Target, fit, landscape_of, points_of
+
+from autotransfer.search.prior import Points, Prior
+from autotransfer.search.sampler import CurvePruner, ProxySampler, Surrogate
+
+RATES = (3e-5, 3e-4, 3e-3, 3e-2)
+CONFIG = ["source", "transferred_layers", "upper_layers", "frozen_layers", "learning_rate"]
+FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3)
+_MOST_TRIALS = 400
+_REPEATS_UNTIL_STOP = 60
+
+
+@dataclass(frozen=True)
+class Run:
+    """One configuration of the table with all its seeds."""
+
+    curves: list[list[float]]
+    epoch_costs: list[float]
+    first_extra: float
+    start: float
+    test: float
+    cache: tuple[str, int, int]
+
+    @property
+    def cost(self) -> float:
+        """Seconds of a whole training, its activations already there."""
+        return self.start + sum(self.epoch_costs)
+
+
+@dataclass
+class Replay:
+    """One dataset in one regime: what a study on it would see."""
+
+    name: str
+    target: Target
+    runs: dict[tuple[Any, ...], Run]
+    levels: pd.DataFrame
+    probing: float
+    chance: float
+    grids: dict[str, list[tuple[int, str, int]]] = field(default_factory=dict)
+
+    @functools.cached_property
+    def exhaustive(self) -> float:
+        """Seconds of all configurations, each once."""
+        return sum(run.cost for run in self.runs.values())
+
+    @functools.cached_property
+    def best(self) -> float:
+        """The best test score."""
+        return max(run.test for run in self.runs.values())
+
+    def nearest(self, source: str, k: int, upper: str, f: int, rate: float) -> tuple[Any, ...]:
+        """The configuration of the table that is most like one of the whole space."""
+        depth = self.depth(source)
+        upper = "drop" if k == depth else "reinit" if k == 0 else upper
+        architecture = self.architecture(source)
+        if k == 0:
+            source = next((s for s, *_ in self.grids["scratch"] if self.architecture(s) == architecture), source)
+        shapes = [s for s in self.grids[source] if (s[0] == 0) == (k == 0)] or self.grids[source]
+        shape = min(shapes, key=lambda s: (s[1] != upper, abs(s[0] - k), abs(s[2] - f), s[0]))
+        return (source, *shape, min(RATES, key=lambda r: abs(math.log(r / rate))))
+
+    def depth(self, source: str) -> int:
+        """K."""
+        return int(self.levels.loc[self.levels["source"] == source, "levels"].iloc[0])
+
+    def architecture(self, source: str) -> str:
+        """The architecture's name."""
+        return str(self.levels.loc[self.levels["source"] == source, "architecture"].iloc[0])
+
+
+def read_replays() -> list[Replay]:
+    """The table by target."""
+    runs = pd.read_parquet(TABLE / "runs.parquet")
+    candidates = pd.read_parquet(TABLE / "candidates.parquet")
+    found = []
+    for (dataset, regime), rows in runs.groupby(["dataset", "regime"], sort=False):
+        levels = candidates[(candidates["dataset"] == dataset) & (candidates["regime"] == regime)]
+        rows = rows[rows["source"].isin(levels["source"])]
+        landscape = landscape_of(levels)
+        good = rows[rows["reason"] == ""].reset_index(drop=True)
+        target = Target(f"{dataset}, {regime}", landscape, points_of(good, landscape), good)
+        table: dict[tuple[Any, ...], Run] = {}
+        chance = 1 / landscape.classes
+        for key, group in rows.groupby(CONFIG):
+            table[key] = _run_of(group, chance)
+        replay = Replay(
+            target.name, target, table, levels, float(levels.groupby("source")["probe_seconds"].first().sum()), chance
+        )
+        for source, k, upper, f, _ in table:
+            shapes = replay.grids.setdefault(source, [])
+            if (k, upper, f) not in shapes:
+                shapes.append((k, upper, f))
+        replay.grids["scratch"] = [(s, "", 0) for s in dict.fromkeys(key[0] for key in table if key[1] == 0)]
+        found.append(replay)
+    return found
+
+
+def _run_of(group: pd.DataFrame, chance: float) -> Run:
+    filled = group[~group["first_of_cache"]]
+    usual = filled if len(filled) else group
+    epochs = np.mean([costs for costs in usual["epoch_seconds"] if len(costs)] or [[1.0]], axis=0)
+    first = group[group["first_of_cache"]]
+    extra = sum(first["epoch_seconds"].iloc[0]) - epochs.sum() if len(first) and len(filled) else 0.0
+    row = group.iloc[0]
+    return Run(
+        curves=[[float(v) for v in curve] for curve in group["val"]],
+        epoch_costs=[float(v) for v in epochs],
+        first_extra=max(0.0, float(extra)),
+        start=float(group["start_seconds"].median()),
+        test=float(group["test"].astype(float).fillna(chance).mean()),
+        cache=(str(row["source"]), int(row["frozen_layers"]), int(row["cached_views"])),
+    )
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """How the next configuration is chosen, and which trials are cut short.
+
+    `make` gets a replay, the prior that was learned elsewhere and a seed, and gives sampler and pruner.
+    """
+
+    name: str
+    make: Callable[[Replay, Prior, int], tuple[optuna.samplers.BaseSampler, optuna.pruners.BasePruner]]
+    probes: bool = False
+    answers: str = "validation"
+    first: Callable[[Replay], list[tuple[Any, ...]]] | None = None
+    seeds: int | None = None
+
+
+def strategies() -> list[Strategy]:
+    """All that are compared."""
+    nothing, median = optuna.pruners.NopPruner, optuna.pruners.MedianPruner
+    samplers = optuna.samplers
+    found = [
+        Strategy("random", lambda r, p, s: (samplers.RandomSampler(seed=s), nothing())),
+        Strategy("tpe", lambda r, p, s: (samplers.TPESampler(seed=s), nothing())),
+        Strategy("tpe + median pruner", lambda r, p, s: (samplers.TPESampler(seed=s), median(n_warmup_steps=1))),
+        Strategy(
+            "tpe + hyperband",
+            lambda r, p, s: (
+                samplers.TPESampler(seed=s),
+                optuna.pruners.HyperbandPruner(min_resource=1, max_resource=_epochs(r), reduction_factor=2),
+            ),
+        ),
+        Strategy("gp", lambda r, p, s: (samplers.GPSampler(seed=s, deterministic_objective=False), nothing()), seeds=5),
+        Strategy(
+            "most parameters first",
+            lambda r, p, s: (samplers.RandomSampler(seed=s), nothing()),
+            first=lambda r: _static(r, "parameters"),
+        ),
+    ]
+    for proxy in ("linear_probe", "proxy.logme", "proxy.knn", "proxy.ncti"):
+        found.append(
+            Strategy(
+                f"only {proxy.removeprefix('proxy.')}",
+                lambda r, p, s: (samplers.RandomSampler(seed=s), nothing()),
+                probes=True,
+                first=lambda r, name=proxy: _static(r, name),
+            )
+        )
+    found += [
+        Strategy("quick-tune-like", _quick_tune),
+        Strategy("ours", _ours(), probes=True, answers="expected"),
+        Strategy("ours, answer by validation", _ours(), probes=True),
+        Strategy("ours without pruning", _ours(prunes=False), probes=True, answers="expected"),
+        Strategy("ours without cost", _ours(by_cost=False), probes=True, answers="expected"),
+        Strategy("ours without learning", _ours(learns=False), probes=True),
+        Strategy("ours without proxies", _ours(without=frozenset({"proxies"})), probes=True, answers="expected"),
+        Strategy("ours without probes", _ours(without=frozenset({"proxies", "linear_probe"})), answers="expected"),
+        Strategy("ours without prior", _ours(without=frozenset({"prior"})), probes=True, answers="expected"),
+    ]
+    return found
+
+
+def _epochs(replay: Replay) -> int:
+    return max(len(run.epoch_costs) for run in replay.runs.values())
+
+
+def _static(replay: Replay, column: str) -> list[tuple[Any, ...]]:
+    """Full fine-tuning at the usual rate, the sources in the order of their best level by a column."""
+    levels = replay.levels
+    if column == "parameters":
+        levels = levels[levels["level"] == levels["levels"]]
+    order = levels.sort_values(column, ascending=False).drop_duplicates("source")
+    return [(row["source"], int(row["level"]), "drop", 0, 3e-3) for _, row in order.iterrows()]
+
+
+def _surrogate(replay: Replay, prior: Prior, without: frozenset[str] = frozenset(), **options: Any) -> Surrogate:
+    landscape = landscape_of(replay.levels, without)
+    if "prior" in without:
+        prior = replace(prior, weights={})
+
+    @functools.cache
+    def cost_of(source: int, k: int, drop: bool, f: int) -> float:
+        # What the product forecasts: forward passes by FLOPs, backward twice, frozen parts once; a fixed part.
+        depth = landscape.depths[source]
+        whole = landscape.flops[source, (k if drop and k else depth) - 1]
+        frozen = landscape.flops[source, f - 1] if f else 0.0
+        work = 3 * (whole - frozen) + 0.3 * frozen
+        images = landscape.train_images * _epochs(replay)
+        return 0.15 + work * images / 7e9
+
+    def cost(points: Points) -> np.ndarray:
+        columns = (points.source.tolist(), points.transferred.tolist(), points.drop.tolist(), points.frozen.tolist())
+        return np.array([cost_of(*row) for row in zip(*columns, strict=True)])
+
+    return Surrogate(landscape, prior, cost, **options)
+
+
+def _ours(prunes: bool = True, without: frozenset[str] = frozenset(), **options: Any) -> Any:
+    def make(replay: Replay, prior: Prior, seed: int):
+        surrogate = _surrogate(replay, prior, without, **options)
+
+        def on_grid(points: Points) -> np.ndarray:
+            rows = zip(points.source, points.transferred, points.drop, points.frozen, points.rate, strict=True)
+            names = landscape.sources
+            keep = []
+            for s, k, drop, f, _ in rows:
+                key = replay.nearest(names[s], int(k), "drop" if drop else "reinit", int(f), 1e-3)
+                keep.append(key[1:4] == (k, "drop" if drop and k else "reinit", f))
+            return np.array(keep, bool)
+
+        landscape = surrogate.landscape
+        sampler = ProxySampler(
+            surrogate, seed=seed, learning_rate=(RATES[0], RATES[-1]), rates=RATES, admissible=_remembered(on_grid),
+            continues=prunes,
+        )  # fmt: skip
+        return sampler, CurvePruner(surrogate) if prunes else optuna.pruners.NopPruner()
+
+    return make
+
+
+def _remembered(function: Callable[[Points], np.ndarray]) -> Callable[[Points], np.ndarray]:
+    """The grid does not change: it is looked up once."""
+    kept: dict[int, np.ndarray] = {}
+
+    def look(points: Points) -> np.ndarray:
+        if len(points) not in kept:
+            kept[len(points)] = function(points)
+        return kept[len(points)]
+
+    return look
+
+
+def _quick_tune(replay: Replay, prior: Prior, seed: int):
+    """Gray-box in the manner of Quick-Tune (Arango et al., 2024), as competent as the table allows.
+
+    A Gaussian process over configurations and their partial curves, its mean and kernel meta-learned on the other
+    datasets, chooses by expected improvement per cost which configuration to start or to go on with, one epoch at
+    a time. It does not look at the target's images before training: no probes, no proxies.
+    """
+    surrogate = _surrogate(replay, prior, frozenset({"proxies", "linear_probe"}))
+    sampler, _ = _ours(without=frozenset({"proxies", "linear_probe"}))(replay, prior, seed)
+    return sampler, CurvePruner(surrogate, warmup_epochs=0, patience=1.0)
+
+
+def replayed(strategy: Strategy, replay: Replay, prior: Prior, seed: int, until: float) -> Iterator[dict[str, float]]:
+    """The answer after each trial: cost so far and test score."""
+    sampler, pruner = strategy.make(replay, prior, seed)
+    study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
+    draw, spent = np.random.default_rng(seed), replay.probing if strategy.probes else 0.0
+    done: dict[tuple[Any, ...], float] = {}
+    caches: set[tuple[str, int, int]] = set()
+    progress: dict[tuple[Any, ...], int] = {}
+    first, repeats = list(strategy.first(replay)) if strategy.first else [], 0
+    yield {"cost": spent, "test": replay.chance}
+    for _ in range(_MOST_TRIALS):
+        trial = study.ask()
+        key = replay.nearest(*first.pop(0)) if first else _suggested(trial, replay)
+        run = replay.runs[key]
+        curve = run.curves[int(draw.integers(len(run.curves)))]
+        if key in done:  # another name of the same configuration: known
+            repeats += 1
+            study.tell(trial, done[key])
+            if repeats > _REPEATS_UNTIL_STOP:
+                return
+            continue
+        repeats = 0
+        begun = progress.get(key, 0)
+        if not begun:
+            spent += run.start + (run.first_extra if run.cache not in caches else 0.0)
+            caches.add(run.cache)
+        trial.suggest_int("epochs", len(run.epoch_costs), len(run.epoch_costs))
+        pruned = False
+        for epoch, score in enumerate(curve, start=1):
+            if epoch > begun:
+                spent += run.epoch_costs[min(epoch, len(run.epoch_costs)) - 1]
+            trial.report(score, epoch)
+            if epoch > begun and epoch < len(curve) and trial.should_prune():
+                pruned = True
+                progress[key] = epoch
+                break
+        if pruned:
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        elif not curve or len(curve) < len(run.epoch_costs):
+            trial.set_user_attr("trained", True)
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            done[key] = 0.0
+        else:
+            study.tell(trial, curve[-1])
+            done[key] = curve[-1]
+            trial.set_user_attr("key", list(key))
+        if done:
+            yield {"cost": spent, "test": replay.runs[_answer(strategy, study, sampler, done, replay)].test}
+        if spent > until:
+            return
+
+
+def _suggested(trial: optuna.Trial, replay: Replay) -> tuple[Any, ...]:
+    source = trial.suggest_categorical("source", sorted(name for name in replay.grids if name != "scratch"))
+    k = trial.suggest_int("transferred_layers", 0, replay.depth(source))
+    upper = trial.suggest_categorical("upper_layers", ["drop", "reinit"])
+    f = trial.suggest_int("frozen_layers", 0, k)
+    return replay.nearest(source, k, upper, f, trial.suggest_float("learning_rate", RATES[0], RATES[-1], log=True))
+
+
+def _answer(
+    strategy: Strategy, study: optuna.Study, sampler: Any, done: dict[tuple[Any, ...], float], replay: Replay
+) -> tuple[Any, ...]:
+    if strategy.answers == "expected":
+        surrogate = sampler._surrogate
+        seen = surrogate.observe(study)
+        whole = np.flatnonzero(seen.complete)
+        if len(whole):
+            mean = surrogate.posterior(seen, seen.points[whole]).mean
+            number = seen.numbers[int(whole[np.argmax(mean)])]
+            key = study.get_trials(deepcopy=False)[number].user_attrs.get("key")
+            if key:
+                return tuple(key)
+    return max(done, key=lambda key: done[key])
+
+
+def main() -> None:
+    """Replay and print; write the figure and the rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--strategies", nargs="*")
+    parser.add_argument("--targets", nargs="*", help="parts of target names")
+    parser.add_argument("--seeds", type=int, default=30)
+    parser.add_argument("--until", type=float, default=0.3, help="fraction of the exhaustive cost")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    import warnings
+
+    warnings.simplefilter("ignore")
+    replays = read_replays()
+    if options.targets:
+        replays = [r for r in replays if any(part in r.name for part in options.targets)]
+    chosen = [s for s in strategies() if not options.strategies or s.name in options.strategies]
+    rows = []
+    priors: dict[str, Prior] = {}
+    for replay in replays:
+        dataset = replay.name.split(",")[0]
+        if dataset not in priors:
+            others = [r.target for r in read_replays() if r.name.split(",")[0] != dataset]
+            priors[dataset] = fit(others)
+    for strategy in chosen:
+        started = time.perf_counter()
+        for replay in replays:
+            prior = priors[replay.name.split(",")[0]]
+            for seed in range(min(options.seeds, strategy.seeds or options.seeds)):
+                until = options.until * replay.exhaustive
+                steps = list(replayed(strategy, replay, prior, seed, until))
+                rows += [
+                    {
+                        "strategy": strategy.name,
+                        "target": replay.name,
+                        "seed": seed,
+                        "fraction": step["cost"] / replay.exhaustive,
+                        "regret": 100 * (replay.best - step["test"]),
+                    }
+                    for step in steps
+                ]
+        table = pd.DataFrame(rows)
+        print(summary(table[table["strategy"] == strategy.name]).to_string(header=strategy is chosen[0]), end="")
+        print(f"   {time.perf_counter() - started:.0f} s", flush=True)
+    table = pd.DataFrame(rows)
+    print("\nmean regret in points (worst target's mean) at fractions of the exhaustive cost")
+    print(summary(table).to_string())
+    print(costs(table).to_string())
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        table.to_parquet(options.out / "search.parquet", compression="zstd", index=False)
+        figure(table).write_html(options.out / "search.html", include_plotlyjs="cdn")
+
+
+def at(table: pd.DataFrame, fractions: tuple[float, ...]) -> pd.DataFrame:
+    """Regret of each (strategy, target, seed) at cost fractions: the last answer that was there by then."""
+    lines = []
+    for (strategy, target, seed), steps in table.groupby(["strategy", "target", "seed"], sort=False):
+        costs, regrets = steps["fraction"].to_numpy(), steps["regret"].to_numpy()
+        for fraction in fractions:
+            there = np.searchsorted(costs, fraction, side="right") - 1
+            lines.append((strategy, target, seed, fraction, regrets[max(there, 0)]))
+    return pd.DataFrame(lines, columns=["strategy", "target", "seed", "fraction", "regret"])
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean regret and that of the worst target by strategy and cost."""
+    means = at(table, FRACTIONS).groupby(["strategy", "target", "fraction"], sort=False)["regret"].mean().reset_index()
+    groups = means.groupby(["strategy", "fraction"], sort=False)["regret"]
+    text = groups.mean().map("{:.2f}".format) + " (" + groups.max().map("{:.1f}".format) + ")"
+    return text.unstack("fraction")
+
+
+def costs(table: pd.DataFrame) -> pd.DataFrame:
+    """The fraction of the exhaustive cost after which the mean regret stays at or below some values."""
+    grid = tuple(np.geomspace(0.005, 0.3, 60))
+    means = at(table, grid).groupby(["strategy", "fraction"], sort=False)["regret"].mean()
+    found = {}
+    for strategy, curve in means.groupby(level=0, sort=False):
+        curve = curve.droplevel(0)
+        worst_from_here = curve[::-1].cummax()[::-1]
+        found[strategy] = {
+            f"<= {w}": next((f for f, r in worst_from_here.items() if r <= w), np.nan) for w in (2, 1, 0.5)
+        }
+    return pd.DataFrame(found).T.round(3)
+
+
+def figure(table: pd.DataFrame):
+    """Mean regret against cost."""
+    import plotly.graph_objects as go
+
+    grid = tuple(np.geomspace(0.005, 0.3, 40))
+    means = at(table, grid).groupby(["strategy", "fraction"], sort=False)["regret"].mean()
+    made = go.Figure()
+    for strategy, curve in means.groupby(level=0, sort=False):
+        made.add_trace(go.Scatter(x=[100 * f for f in grid], y=curve.to_numpy(), name=strategy, mode="lines"))
+    made.update_xaxes(title="cost, % of the exhaustive search", type="log")
+    made.update_yaxes(title="mean regret, points of test accuracy", type="log")
+    return made
+
+
+if __name__ == "__main__":
+    main()

@@ -105,6 +105,10 @@ Plugins = Annotated[
         help="Python module or file that registers architectures with timm. Repeatable.",
     ),
 ]
+Sampler = Annotated[
+    Literal["proxy", "tpe", "gp", "random"] | None,
+    typer.Option(help="Who chooses the trials: the proxies' prior and what it learns, or a sampler of Optuna."),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on standard output.")]
@@ -137,6 +141,7 @@ def recommend(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted study.")] = False,
     label_column: LabelColumns = None,
     task: TaskOption = None,
+    sampler: Sampler = None,
     seed: Seed = 0,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -171,6 +176,7 @@ def recommend(
             resume=resume,
             label_column=label_column or "label",
             task=task,
+            sampler=sampler,
             seed=seed,
             device=device,
             listeners=(progress,),

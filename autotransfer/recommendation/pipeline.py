@@ -24,6 +24,7 @@ from autotransfer.recommendation.recommendation import Recommendation
 from autotransfer.search.candidates import build_pool
 from autotransfer.search.events import Event, Listener, Notice, PhaseStarted, StudyFailed, StudyFinished, StudyStarted
 from autotransfer.search.space import Space, load_space
+from autotransfer.search.strategy import SAMPLER_NAMES, Strategy
 from autotransfer.search.study import (
     Budget,
     open_storage,
@@ -60,6 +61,7 @@ def recommend(
     resume: bool = False,
     label_column: str | Sequence[str] = "label",
     task: Task | None = None,
+    sampler: str | None = None,
     seed: int = 0,
     device: str = "auto",
     listeners: Sequence[Listener] = (),
@@ -83,6 +85,7 @@ def recommend(
         resume: continue that study.
         label_column: the manifest's column of labels, or its columns of labels or numbers.
         task: `classification`, `multilabel` or `regression`; recognised from the data where None.
+        sampler: `proxy` (steered by the proxies), or Optuna's `tpe`, `gp` or `random`; the space's where None.
         seed: of splits, sampler and training.
         device: `auto`, `cpu` or `cuda`.
         listeners: told of every event.
@@ -95,6 +98,8 @@ def recommend(
     """
     if out is not None and Path(out).exists() and not Path(out).is_dir():
         raise StudyError(f"--out {out} is a file; give a folder for the model and the evidence.")
+    if sampler is not None and sampler not in SAMPLER_NAMES:
+        raise StudyError(f"there is no sampler '{sampler}'. Choose one of: {', '.join(SAMPLER_NAMES)}.")
     limit = parse_count(max_params) if max_params is not None else None
     chosen = load_space(space, sources=list(sources) if sources else None, metric=metric)
     seconds = _budget_seconds(budget, trials, chosen)
@@ -119,7 +124,6 @@ def recommend(
         },
         greater_is_better=objective.greater_is_better,
         resume=resume,
-        space=chosen,
     )
     tracker = MlflowTracker(tracking_uri or settings().default_tracking_uri(), settings().experiment)
     told = [tracker, *listeners]
@@ -162,10 +166,11 @@ def recommend(
                 latencies_ms=level_latencies_ms(pool, len(dataset.classes)) if max_latency else {},
                 go_on=go_on,
             )
+            strategy = Strategy(sampler or chosen.sampler, workshop)
             if not handle.study.get_trials(deepcopy=False):
-                queue_first_trials(handle.study, workshop, clock.left())
+                queue_first_trials(handle.study, strategy, clock.left())
             tell(PhaseStarted("search", total=clock.trials))
-            run_trials(handle.study, workshop, clock, tell)
+            run_trials(handle.study, strategy, clock, tell)
             search_seconds = time.perf_counter() - started - probing_seconds
             tell(PhaseStarted("final"))
             finished, evidence = answer(handle.study, workshop, clock, plugins=(*chosen.plugins, *plugins))

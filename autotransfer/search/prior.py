@@ -78,9 +78,9 @@ class Points:
     @classmethod
     def of(cls, rows: Sequence[tuple[int, int, bool, int, float]]) -> "Points":
         """From (source, k, drop, f, log10 rate) tuples."""
-        columns = list(zip(*rows, strict=True)) if rows else [[]] * 5
-        kinds = (np.int64, np.int64, np.bool_, np.int64, np.float64)
-        return cls(*(np.array(column, kind) for column, kind in zip(columns, kinds, strict=True)))  # type: ignore[arg-type]
+        columns: list[Any] = list(zip(*rows, strict=True)) if rows else [[]] * 5
+        kinds: tuple[Any, ...] = (np.int64, np.int64, np.bool_, np.int64, np.float64)
+        return cls(*(np.array(column, kind) for column, kind in zip(columns, kinds, strict=True)))
 
     def __len__(self) -> int:
         return len(self.source)

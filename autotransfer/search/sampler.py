@@ -13,18 +13,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import optuna
+import numpy.typing as npt
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from autotransfer.search.prior import Array, Landscape, Points, Prior
+from autotransfer.search.prior import Array, Ints, Landscape, Points, Prior
 from autotransfer.search.surrogate import Posterior, condition, expected_improvement
 
 _EXPECTED = "autotransfer:expected"  # what the sampler thought of a trial when it chose it
-_CONTINUES = "autotransfer:continues"
 _MOST_OBSERVATIONS = 256
 _MOST_ASKED = 600
 _DRAWS_OF_RATE = 3
@@ -45,9 +44,9 @@ class Observations:
     pending: Points
 
     @property
-    def complete(self) -> Array:
+    def complete(self) -> npt.NDArray[np.bool_]:
         """Where the whole training was seen."""
-        whole: Array = self.done >= 1.0
+        whole: npt.NDArray[np.bool_] = self.done >= 1.0
         return whole
 
 
@@ -76,7 +75,7 @@ class Surrogate:
         rows: list[tuple[int, int, bool, int, float]] = []
         values, noise, numbers, done, pending = [], [], [], [], []
         trials = study.get_trials(deepcopy=False)
-        continued = {trial.system_attrs.get(_CONTINUES) for trial in trials}
+        continued = {trial.user_attrs.get("continues") for trial in trials}
         for trial in trials:
             row = _row(trial, landscape)
             if row is None or trial.number in continued:
@@ -96,7 +95,7 @@ class Surrogate:
                 continue
             rows.append(row)
             values.append(float(landscape.log_error(value)) - anchor)
-            noise.append(_validation_noise(landscape, value))
+            noise.append(validation_noise(landscape, value))
             numbers.append(trial.number)
             done.append(fraction)
         points = Points.of(rows)
@@ -137,14 +136,14 @@ class Surrogate:
         gain = expected_improvement(posterior, best)
         return gain / np.maximum(cost, 1e-6) if self.by_cost else gain
 
-    def _most_telling(self, seen: Observations) -> Array:
+    def _most_telling(self, seen: Observations) -> Ints:
         """All observations, or half of as many as can be afforded the best ones, and half the latest."""
         count = len(seen.points)
         if count <= _MOST_OBSERVATIONS:
-            return np.arange(count)
+            return np.arange(count, dtype=np.int64)
         half = _MOST_OBSERVATIONS // 2
-        latest = np.arange(count - half, count)
-        return np.union1d(latest, np.argsort(-seen.values, kind="stable")[:half])
+        latest = np.arange(count - half, count, dtype=np.int64)
+        return np.union1d(latest, np.argsort(-seen.values, kind="stable")[:half].astype(np.int64))
 
 
 class ProxySampler(BaseSampler):
@@ -200,7 +199,7 @@ class ProxySampler(BaseSampler):
         surrogate, generator = self._surrogate, np.random.default_rng((self._seed, trial.number))
         seen = surrogate.observe(study)
         asked = self._candidates(seen, generator)
-        paused = np.flatnonzero(~seen.complete & ~np.isin(seen.numbers, _running(study))) if self._continues else []
+        paused = self._paused(study, seen)
         cost = surrogate.cost(asked)
         if len(paused):
             asked = asked.joined(seen.points[paused])
@@ -220,17 +219,35 @@ class ProxySampler(BaseSampler):
             }
         }
         first_paused = len(asked) - len(paused)
-        if chosen >= first_paused:
-            attributes[_CONTINUES] = seen.numbers[paused[chosen - first_paused]]
         for key, value in attributes.items():
             study._storage.set_trial_system_attr(trial._trial_id, key, value)
             trial.system_attrs[key] = value
+        if chosen >= first_paused:
+            before = _go_on(study, trial, seen.numbers[paused[chosen - first_paused]])
+            return {name: before.params[name] for name in search_space if name in before.params}
         return self._params(asked[chosen : chosen + 1])
+
+    def most_to_gain(self, study: Study) -> float:
+        """The largest expected improvement of the score by any one configuration, in the metric's own units."""
+        surrogate = self._surrogate
+        seen = surrogate.observe(study)
+        asked = self._candidates(seen, np.random.default_rng((self._seed, len(study.get_trials(deepcopy=False)))))
+        asked = asked.joined(seen.points[self._paused(study, seen)])
+        if not len(asked):
+            return 0.0
+        best = surrogate.best(seen)
+        gain = float(expected_improvement(surrogate.posterior(seen, asked), best).max())
+        distance = math.exp(-(best + surrogate.landscape.anchor))
+        return distance * (1 - math.exp(-gain))
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """Epochs: as many as may be, since poor curves are cut short. The rest at random, by seed and number."""
+        if "continues" in trial.user_attrs:
+            before: Any = study.get_trials(deepcopy=False)[trial.user_attrs["continues"]].params.get(param_name)
+            if before is not None:
+                return before
         if param_name == "epochs" and isinstance(param_distribution, IntDistribution):
             return param_distribution.high
         if param_distribution.single():
@@ -271,6 +288,13 @@ class ProxySampler(BaseSampler):
             others = generator.choice(len(points), _MOST_ASKED // 4, replace=False)
             points = points[np.unique(np.concatenate([hopeful, cheap, others]))]
         return points
+
+    def _paused(self, study: Study, seen: Observations) -> Ints:
+        """Which observations are of pruned trials that may be gone on with."""
+        if not self._continues:
+            return np.empty(0, np.int64)
+        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return np.flatnonzero(~seen.complete & ~np.isin(seen.numbers, [trial.number for trial in running]))
 
     def _params(self, point: Points) -> dict[str, Any]:
         landscape = self._surrogate.landscape
@@ -315,7 +339,7 @@ class CurvePruner(BasePruner):
         score = trial.intermediate_values[step]
         gain, uncertainty = prior.final(point.kinds(landscape), np.array([step / epochs]))
         curve = float(landscape.log_error(score)) - landscape.anchor + float(gain[0])
-        curve_variance = float(uncertainty[0]) ** 2 + _validation_noise(landscape, score)
+        curve_variance = float(uncertainty[0]) ** 2 + validation_noise(landscape, score)
         variance = 1 / (1 / expected["deviation"] ** 2 + 1 / curve_variance)
         mean = variance * (expected["mean"] / expected["deviation"] ** 2 + curve / curve_variance)
         posterior = Posterior(np.array([mean]), np.array([math.sqrt(variance)]))
@@ -325,10 +349,13 @@ class CurvePruner(BasePruner):
         return promise < self._patience * float(expected["alternative"])
 
 
-def continues(trial: FrozenTrial | optuna.Trial) -> int | None:
-    """The number of the pruned trial that this one goes on with."""
-    number = trial.system_attrs.get(_CONTINUES)
-    return None if number is None else int(number)
+def _go_on(study: Study, trial: FrozenTrial, number: int) -> FrozenTrial:
+    """Note on a trial that it goes on with a pruned one, and with which one that began; the pruned one."""
+    before = study.get_trials(deepcopy=False)[number]
+    for key, value in (("continues", number), ("origin", before.user_attrs.get("origin", number))):
+        study._storage.set_trial_user_attr(trial._trial_id, key, value)
+        trial.user_attrs[key] = value
+    return before
 
 
 def _row(trial: FrozenTrial, landscape: Landscape) -> tuple[int, int, bool, int, float] | None:
@@ -344,7 +371,7 @@ def _row(trial: FrozenTrial, landscape: Landscape) -> tuple[int, int, bool, int,
     return source, k, drop, int(params["frozen_layers"]) if k else 0, math.log10(params["learning_rate"])
 
 
-def _validation_noise(landscape: Landscape, score: float) -> float:
+def validation_noise(landscape: Landscape, score: float) -> float:
     """Variance of the log error by the draw of the validation images, for a score that is a share of them.
 
     Half of it: the images are the same for all trials, so that most of their luck is shared.
@@ -353,10 +380,6 @@ def _validation_noise(landscape: Landscape, score: float) -> float:
         return 0.0
     error = min(max(1 - score if landscape.metric.greater_is_better else score, 0.5 / landscape.val_images), 1.0)
     return 0.5 * (1 - error) / (error * landscape.val_images)
-
-
-def _running(study: Study) -> list[int]:
-    return [trial.number for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
 
 
 def _rows_of(points: Points) -> list[tuple[int, int, bool, int, float]]:

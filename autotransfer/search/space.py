@@ -137,6 +137,7 @@ class Space(_Strict):
     budget: str | float | None = None
     trials: Annotated[int, Field(ge=1)] | None = None
     proxies: list[str] = Field(default_factory=_default_proxies)
+    sampler: Literal["proxy", "tpe", "gp", "random"] = "proxy"
     parameters: Parameters = Parameters()
     training: Training = Training()
     probing: Probing = Probing()
@@ -174,8 +175,8 @@ class Space(_Strict):
         return value
 
     def identity(self) -> str:
-        """A hash of what makes trials comparable: everything but name, description, budget and trials."""
-        text = self.model_dump_json(exclude={"name", "description", "budget", "trials"})
+        """A hash of what makes trials comparable: all but name, description, budget, trials, sampler."""
+        text = self.model_dump_json(exclude={"name", "description", "budget", "trials", "sampler"})
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -16,8 +16,6 @@ from autotransfer.disk_cache import process_alive
 from autotransfer.errors import StudyError
 from autotransfer.search.space import Space
 
-_STARTUP_SEED_STEP = 1_000_003
-
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
@@ -52,9 +50,7 @@ def study_name(dataset: Dataset, space: Space, seed: int) -> str:
     return f"{dataset.name}-{space.name}-{dataset.fingerprint[:6]}{space.identity()[:4]}-{seed}"
 
 
-def open_study(
-    name: str, url: str, *, identity: dict[str, str], greater_is_better: bool, resume: bool, space: Space
-) -> StudyHandle:
+def open_study(name: str, url: str, *, identity: dict[str, str], greater_is_better: bool, resume: bool) -> StudyHandle:
     """Create a study, or open it again.
 
     Args:
@@ -63,17 +59,12 @@ def open_study(
         identity: what must be the same for trials to be comparable (dataset, space, sources, seed).
         greater_is_better: direction of the objective.
         resume: continue the study of this name.
-        space: says how learning curves are pruned.
 
     Raises:
         StudyError: it exists and `resume` is not given, or it is about something else.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = open_storage(url)
-    pruner = optuna.pruners.MedianPruner(
-        n_startup_trials=space.pruning.startup_trials,
-        n_warmup_steps=space.pruning.warmup_epochs + 1,  # Optuna counts steps from 0, epochs count from 1
-    )
     existing = _names(storage)
     if name in existing and not resume:
         raise StudyError(
@@ -85,7 +76,6 @@ def open_study(
         study_name=name,
         storage=storage,
         direction="maximize" if greater_is_better else "minimize",
-        pruner=pruner,
         load_if_exists=True,
     )
     if name in existing:
@@ -97,10 +87,8 @@ def open_study(
     return StudyHandle(study, url, name in existing)
 
 
-def ask(study: optuna.Study, seed: int) -> optuna.Trial:
-    """Ask for a trial; the sampler's state is derived from the storage alone, so a resumed study goes on alike."""
-    number = len(study.get_trials(deepcopy=False))
-    study.sampler = optuna.samplers.TPESampler(seed=(seed * _STARTUP_SEED_STEP + number) % 2**32, n_startup_trials=6)
+def ask(study: optuna.Study) -> optuna.Trial:
+    """Ask for a trial and note who runs it."""
     trial = study.ask()
     trial.set_user_attr("worker", _worker())
     return trial
@@ -149,7 +137,8 @@ def _retry_interrupted(study: optuna.Study) -> None:
         params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
         if "retry_of" not in trial.user_attrs and params:
             kept = {k: v for k, v in trial.user_attrs.items() if k == "role"}
-            study.enqueue_trial(params, user_attrs={**kept, "retry_of": trial.number})
+            origin = trial.user_attrs.get("origin", trial.number)
+            study.enqueue_trial(params, user_attrs={**kept, "retry_of": trial.number, "origin": origin})
 
 
 def _worker() -> str:

@@ -13,9 +13,11 @@ from optuna.trial import TrialState
 
 from autotransfer.errors import AutotransferError, TrainingError
 from autotransfer.search.candidates import Candidate
-from autotransfer.search.events import EpochFinished, Listener, TrialFinished, TrialStarted
+from autotransfer.search.events import EpochFinished, Listener, Notice, TrialFinished, TrialStarted
 from autotransfer.search.events import TrialState as TrialOutcome
 from autotransfer.search.forecast import Forecast, refit_seconds
+from autotransfer.search.sampler import CurvePruner
+from autotransfer.search.strategy import Strategy
 from autotransfer.search.study import Budget, ask, complete_trials, trained_trials
 from autotransfer.search.workshop import Workshop, exceeds_limits, linear_probe_config, with_training
 from autotransfer.sources import Source
@@ -37,14 +39,18 @@ _SHARE_OF_ALWAYS_RUN = 0.2
 _LARGEST_SHARE_OF_ALWAYS_RUN = 0.3
 _SHARE_BESIDE_ITS_FINAL = 0.42
 _SHARE_TOO_SHORT_FOR_A_TRIAL = 0.05
+_MOST_STATES = 8
 
 
-def queue_first_trials(study: optuna.Study, workshop: Workshop, seconds: float | None = None) -> None:
-    """Queue what is tried first: the best candidate, from scratch, then the best of the next sources.
+def queue_first_trials(study: optuna.Study, strategy: Strategy, seconds: float | None = None) -> None:
+    """Queue what is tried first: the best candidate and from scratch, which the answer is judged by.
+
+    Samplers that know nothing of the proxies also start from the best of the next sources.
 
     Where `seconds` limit the search, candidates that could train less than half of the epochs stand back: a
     smaller network trained properly beats a larger one that is not.
     """
+    workshop = strategy.workshop
     parameters = workshop.space.parameters
     rates = parameters.learning_rate
     best_of: dict[str, Candidate] = {}
@@ -65,6 +71,8 @@ def queue_first_trials(study: optuna.Study, workshop: Workshop, seconds: float |
     queue(best.source, best.level, 0, "best by proxies")
     whole = (c.source for c in (best, *others) if not _exceeds(workshop, c.source, len(c.source.levels)))
     queue(next(whole, best.source), 0, 0, "from scratch")
+    if strategy.by_proxy:
+        return
     for other in others[:3]:
         queue(other.source, other.level, 0, "best of its source")
     queue(best.source, best.level, best.level // 2, "half frozen")
@@ -79,7 +87,7 @@ def _worth_training(study: optuna.Study, workshop: Workshop, seconds: float | No
     candidates = within or workshop.pool.candidates
     if seconds is None:
         return candidates
-    forecast = Forecast.of(study, workshop.pool, len(workshop.dataset.rows("train")))
+    forecast = Forecast.of(study, workshop)
     wanted = workshop.space.parameters.epochs.largest() / 2
 
     def worth(candidate: Candidate) -> float:
@@ -121,8 +129,9 @@ class _Outcome:
     reason: str = ""
 
 
-def run_trials(study: optuna.Study, workshop: Workshop, budget: Budget, listener: Listener) -> None:
+def run_trials(study: optuna.Study, strategy: Strategy, budget: Budget, listener: Listener) -> None:
     """Run trials until the budget is spent (less what the final training takes) or told to stop."""
+    workshop = strategy.workshop
     limit, at_start = budget.trials, budget.left()
     in_vain = 0
     for _ in range(_MAX_ASKED if limit is None else limit * _ASKED_PER_TRAINED):
@@ -131,9 +140,14 @@ def run_trials(study: optuna.Study, workshop: Workshop, budget: Budget, listener
         trained = len(trained_trials(study))
         if (limit is not None and trained >= limit) or _time_for_final(study, workshop, budget, at_start):
             break
-        trial = ask(study, workshop.seed)
+        forecast = Forecast.of(study, workshop)
+        strategy.prepare(study, forecast, _time_for("", study, workshop, budget, at_start).wanted)
+        if limit is None and (reason := strategy.nothing_to_gain(study)):
+            listener(Notice(f"Stopping early: {reason}."))
+            break
+        trial = ask(study)
         time = _time_for(str(trial.user_attrs.get("role", "")), study, workshop, budget, at_start)
-        _run_one(trial, study, workshop, budget, time, listener)
+        _run_one(trial, study, strategy, forecast, budget, time, listener)
         in_vain = 0 if len(trained_trials(study)) > trained else in_vain + 1
 
 
@@ -163,14 +177,14 @@ def _time_for(role: str, study: optuna.Study, workshop: Workshop, budget: Budget
 def _run_one(
     trial: optuna.Trial,
     study: optuna.Study,
-    workshop: Workshop,
+    strategy: Strategy,
+    forecast: Forecast,
     budget: Budget,
     time: _Time,
     listener: Listener,
 ) -> None:
-    started = perf_counter()
+    started, workshop = perf_counter(), strategy.workshop
     role = str(trial.user_attrs.get("role", ""))
-    forecast = Forecast.of(study, workshop.pool, len(workshop.dataset.rows("train")))
     config = _suggest(trial, workshop, forecast, time.wanted, role)
     trial.set_user_attr("config", config.to_dict())
     proxies = {}
@@ -178,14 +192,16 @@ def _run_one(
         candidate = workshop.pool.get(config.source, config.transferred_layers)
         proxies = {name: proxy.value for name, proxy in candidate.proxies.items()}
     listener(TrialStarted(trial.number, config, proxies, role))
-    reason = _hopeless(config, workshop, role)
+    reason = exceeds_limits(config, workshop) if strategy.by_proxy else _hopeless(config, workshop, role)
     if not reason and config.epochs == 0:
         reason = "over budget: there is no time for it and its final training"
     outcome = _Outcome(TrialState.PRUNED, reason=reason)
     if not reason:
         trial.set_user_attr("trained", True)
         outcome = _train_trial(trial, config, workshop, time, role, forecast, listener)
-        _state_file(trial, workshop).unlink(missing_ok=True)
+        if not (strategy.by_proxy and outcome.state == TrialState.PRUNED):  # one that was pruned may go on later
+            _state_file(trial, workshop).unlink(missing_ok=True)
+        _drop_states(workshop)
     seconds = perf_counter() - started
     trial.set_user_attr("seconds", seconds)
     if outcome.reason:
@@ -237,7 +253,10 @@ def _train_trial(
             trial.set_user_attr("train_over_forward", ratio)
         listener(EpochFinished(trial.number, report.epoch, metrics, report.seconds))
         if report.epoch < config.epochs and role not in _ALWAYS_RUN and trial.should_prune():
-            raise optuna.TrialPruned(f"its learning curve is below the median at epoch {report.epoch}")
+            why = "its learning curve is below the median"
+            if isinstance(trial.study.pruner, CurvePruner):
+                why = "what it may still gain is worth less than trying something else"
+            raise optuna.TrialPruned(f"{why}, after epoch {report.epoch}")
 
     def go_on() -> bool:
         return workshop.go_on() and (time.allowed is None or perf_counter() - started < time.allowed)
@@ -246,6 +265,8 @@ def _train_trial(
     try:
         train_rows, val_rows = workshop.dataset.rows("train"), workshop.dataset.rows("val")
         with workshop.started(config, train_rows) as (model, inputs):
+            if origin == trial.number:
+                trial.set_user_attr("start_seconds", perf_counter() - started)
             dataset = workshop.dataset
             data = Data(inputs, dataset.targets, train_rows, val_rows, dataset.task)
             try:
@@ -286,8 +307,8 @@ def _train_trial(
 
 
 def _origin(trial: optuna.Trial) -> int:
-    """The number of the trial, or of the one whose process was killed and that it goes on with."""
-    return int(trial.user_attrs.get("retry_of", trial.number))
+    """The number of the trial, or of the first of those that it goes on with."""
+    return int(trial.user_attrs.get("origin", trial.number))
 
 
 def _state_file(trial: optuna.Trial, workshop: Workshop) -> Path:
@@ -309,6 +330,13 @@ def _keep(model: TransferModel, trial: optuna.Trial, workshop: Workshop) -> None
     temporary = path.with_suffix(".tmp")
     save_file({n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()}, temporary)
     temporary.replace(path)
+
+
+def _drop_states(workshop: Workshop) -> None:
+    """Keep the states of the latest pruned trials only: others would start again."""
+    states = sorted(workshop.checkpoints.glob("trial-*.state"), key=lambda path: path.stat().st_mtime)
+    for path in states[:-_MOST_STATES]:
+        path.unlink(missing_ok=True)
 
 
 def _drop_weights(study: optuna.Study, workshop: Workshop) -> None:
@@ -343,6 +371,9 @@ def _suggest(
     config = canonical(with_training(workshop, config), levels)
     epochs = parameters.epochs
     fitting = epochs.max if seconds is None else forecast.most_epochs(config, seconds)
+    if (before := trial.user_attrs.get("continues")) is not None:
+        same = int(trial.study.get_trials(deepcopy=False)[before].params["epochs"])
+        return config.replace(epochs=trial.suggest_int("epochs", same, same))
     if role in _ALWAYS_RUN:
         most = max(1, min(fitting, epochs.largest()))
         return config.replace(epochs=trial.suggest_int("epochs", most, most))

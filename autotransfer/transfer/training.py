@@ -127,7 +127,12 @@ def train(
             training.reports.append(report)
             if state_file is not None:
                 training.write_now_and_then(state_file)
-            on_epoch(report)
+            try:
+                on_epoch(report)
+            except Exception:
+                if state_file is not None:  # one that was pruned may go on later
+                    training.write(state_file)
+                raise
         return training.finish()
 
 

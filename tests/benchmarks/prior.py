@@ -21,6 +21,7 @@ from scipy.stats import spearmanr
 from autotransfer.proxies import DEFAULT_PROXIES
 from autotransfer.proxies.combine import combine
 from autotransfer.search.prior import FRACTIONS, KINDS, Landscape, Points, Prior, describe
+from autotransfer.search.sampler import validation_noise
 from autotransfer.search.surrogate import KERNEL, covariance
 from autotransfer.transfer.evaluation import get_metric
 
@@ -28,6 +29,7 @@ TABLE = Path(__file__).parent / "transfer_table"
 SHIPPED = Path(__file__).parents[2] / "autotransfer" / "search" / "prior.json"
 _RIDGE = 3.0
 _ROWS_FOR_KERNEL = 120
+_USUAL_NOISE = 0.05
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,12 @@ class Target:
         final = np.array([curve[-1] if len(curve) else np.nan for curve in self.runs["val"]])
         both = self.landscape.log_error(final) + self.landscape.log_error(self.runs["test"].astype(float))
         return both / 2 - self.landscape.anchor
+
+    @property
+    def noise(self) -> np.ndarray:
+        """Variance of these by the draw of the validation images."""
+        finals = [curve[-1] if len(curve) else np.nan for curve in self.runs["val"]]
+        return np.array([validation_noise(self.landscape, final) for final in finals])
 
 
 def main() -> None:
@@ -123,7 +131,9 @@ def fit(targets: list[Target]) -> Prior:
     names = list(described[0])
     design = [np.stack([d[name] for name in names], axis=1) for d in described]
     scores = [target.log_errors for target in targets]
-    weight = np.concatenate([np.full(len(s), 1 / np.sqrt(len(s))) for s in scores]) * np.sqrt(100)
+    # Every target counts as 100 runs of usual noise.
+    precision = [1 / (_USUAL_NOISE + target.noise) for target in targets]
+    weight = np.concatenate([np.sqrt(100 * _USUAL_NOISE * p / len(p)) for p in precision])
     x, y = np.concatenate(design) * weight[:, None], np.concatenate(scores) * weight
     solved = np.linalg.solve(x.T @ x + _RIDGE * np.eye(len(names)), x.T @ y)
     weights = dict(zip(names, solved.round(5).tolist(), strict=True))
@@ -142,7 +152,7 @@ def fit_kernel(targets: list[Target], left: list[np.ndarray]) -> dict[str, float
     parts = []
     for target, rest in zip(targets, left, strict=True):
         chosen = draw.permutation(len(rest))[:_ROWS_FOR_KERNEL]
-        parts.append((target.landscape, target.points[chosen], rest[chosen]))
+        parts.append((target.landscape, target.points[chosen], rest[chosen], target.noise[chosen]))
     names = list(KERNEL)
 
     def values(logarithms: np.ndarray) -> dict[str, float]:
@@ -153,8 +163,8 @@ def fit_kernel(targets: list[Target], left: list[np.ndarray]) -> dict[str, float
     def loss(logarithms: np.ndarray) -> float:
         kernel = values(logarithms)
         total = 0.5 * float(((logarithms - start) ** 2).sum()) / 4  # a weak preference for where it starts
-        for landscape, points, rest in parts:
-            total -= log_likelihood(kernel, landscape, points, rest)
+        for landscape, points, rest, noise in parts:
+            total -= log_likelihood(kernel, landscape, points, rest, noise)
         return total
 
     start = np.log(np.array([KERNEL[name] for name in names]))
@@ -162,9 +172,11 @@ def fit_kernel(targets: list[Target], left: list[np.ndarray]) -> dict[str, float
     return {name: float(f"{value:.4g}") for name, value in values(found.x).items()}
 
 
-def log_likelihood(kernel: dict[str, float], landscape: Landscape, points: Points, rest: np.ndarray) -> float:
+def log_likelihood(
+    kernel: dict[str, float], landscape: Landscape, points: Points, rest: np.ndarray, noise: np.ndarray
+) -> float:
     """Of what the prior leaves open, under the Gaussian process."""
-    own = covariance(kernel, landscape, points, points) + (kernel["noise"] + 1e-6) * np.eye(len(rest))
+    own = covariance(kernel, landscape, points, points) + np.diag(kernel["noise"] + noise)
     factor = np.linalg.cholesky(own)
     solved = np.linalg.solve(factor, rest)
     return float(-0.5 * solved @ solved - np.log(np.diag(factor)).sum() - 0.5 * len(rest) * np.log(2 * np.pi))
@@ -199,8 +211,8 @@ def evaluate(targets: list[Target]) -> pd.DataFrame:
         expected, scores = prior.mean(target.landscape, target.points), target.log_errors
         test = target.runs["test"].to_numpy(float)
         draw = np.random.default_rng(0).permutation(len(scores))[:_ROWS_FOR_KERNEL]
-        landscape, points = target.landscape, target.points[draw]
-        with_mean = log_likelihood(dict(prior.kernel), landscape, points, scores[draw] - expected[draw])
+        landscape, points, noise = target.landscape, target.points[draw], target.noise[draw]
+        with_mean = log_likelihood(dict(prior.kernel), landscape, points, scores[draw] - expected[draw], noise)
         flat = scores[draw] - scores[draw].mean()
         lines.append(
             {
@@ -210,7 +222,7 @@ def evaluate(targets: list[Target]) -> pd.DataFrame:
                 "regret": 100 * (test.max() - test[np.argmax(expected)]),
                 "rmse": float(np.sqrt(((scores - expected) ** 2).mean())),
                 "log_likelihood": with_mean / len(draw),
-                "without_mean": log_likelihood(dict(prior.kernel), landscape, points, flat) / len(draw),
+                "without_mean": log_likelihood(dict(prior.kernel), landscape, points, flat, noise) / len(draw),
             }
         )
     return pd.DataFrame(lines)

@@ -5,7 +5,8 @@
 
 A strategy chooses configurations as in a study; a trial costs, epoch by epoch, what the run of the table cost, so
 one that is pruned costs what it had cost until then, and one whose frozen activations are there already costs
-less. Strategies that look at probes pay for probing first. After each trial the answer is the best complete trial
+less. Strategies that look at probes pay for probing first (all proxies of the package, the slow ones too); they
+have an answer then, the best linear probe. After each trial the answer is the best complete trial
 on the validation images (for `ours` also: the one the surrogate expects most of); its regret is how many points its
 test score (mean over the table's seeds) lies below the best of the table. A trial sees the curve of one of the
 table's seeds. Cost is a fraction of what all runs of the table cost, each once. Whatever is learned (prior, meta
@@ -36,6 +37,7 @@ RATES = (3e-5, 3e-4, 3e-3, 3e-2)
 CONFIG = ["source", "transferred_layers", "upper_layers", "frozen_layers", "learning_rate"]
 FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3)
 _MOST_TRIALS = 400
+_FEWEST_SHAPES, _FEWEST_SOURCES = 8, 5
 _REPEATS_UNTIL_STOP = 60
 
 
@@ -91,11 +93,28 @@ class Replay:
 
     def depth(self, source: str) -> int:
         """K."""
-        return int(self.levels.loc[self.levels["source"] == source, "levels"].iloc[0])
+        return self._known[source][0]
 
     def architecture(self, source: str) -> str:
         """The architecture's name."""
-        return str(self.levels.loc[self.levels["source"] == source, "architecture"].iloc[0])
+        return self._known[source][1]
+
+    @functools.cached_property
+    def _known(self) -> dict[str, tuple[int, str]]:
+        first = self.levels.drop_duplicates("source")
+        columns = (first["source"], first["levels"], first["architecture"])
+        return {name: (int(k), str(a)) for name, k, a in zip(*columns, strict=True)}
+
+    @functools.cached_property
+    def linear_probe(self) -> float:
+        """Test score of the best linear probe by validation, where the table has it.
+
+        That is a head on frozen features that was hardly trained on: it was solved on the training images alone,
+        as all runs were.
+        """
+        heads = [key for key in self.runs if key[1] == key[3] and key[2] == "drop" and key[4] == RATES[0]]
+        scores = self.levels.set_index(["source", "level"])["linear_probe"]
+        return self.runs[max(heads, key=lambda key: scores[key[0], key[1]])].test
 
 
 def read_replays() -> list[Replay]:
@@ -105,7 +124,9 @@ def read_replays() -> list[Replay]:
     found = []
     for (dataset, regime), rows in runs.groupby(["dataset", "regime"], sort=False):
         levels = candidates[(candidates["dataset"] == dataset) & (candidates["regime"] == regime)]
-        rows = rows[rows["source"].isin(levels["source"])]
+        rows, levels = whole_grids(rows, levels)
+        if levels["source"].nunique() < _FEWEST_SOURCES:
+            continue
         landscape = landscape_of(levels)
         good = rows[rows["reason"] == ""].reset_index(drop=True)
         target = Target(f"{dataset}, {regime}", landscape, points_of(good, landscape), good)
@@ -123,6 +144,15 @@ def read_replays() -> list[Replay]:
         replay.grids["scratch"] = [(s, "", 0) for s in dict.fromkeys(key[0] for key in table if key[1] == 0)]
         found.append(replay)
     return found
+
+
+def whole_grids(runs: pd.DataFrame, levels: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Shapes that were run at every rate, of sources with (almost) all shapes: the table may still be growing."""
+    shape = ["source", "transferred_layers", "upper_layers", "frozen_layers"]
+    runs = runs[runs.groupby(shape)["learning_rate"].transform("nunique") == len(RATES)]
+    shapes = runs.drop_duplicates(shape).groupby("source").size()
+    names = set(shapes[shapes >= _FEWEST_SHAPES].index) & set(levels["source"])
+    return runs[runs["source"].isin(names)], levels[levels["source"].isin(names)]
 
 
 def _run_of(group: pd.DataFrame, chance: float) -> Run:
@@ -293,7 +323,9 @@ def replayed(strategy: Strategy, replay: Replay, prior: Prior, seed: int, until:
     caches: set[tuple[str, int, int]] = set()
     progress: dict[tuple[Any, ...], int] = {}
     first, repeats = list(strategy.first(replay)) if strategy.first else [], 0
-    yield {"cost": spent, "test": replay.chance}
+    yield {"cost": 0.0, "test": replay.chance}
+    if strategy.probes:
+        yield {"cost": spent, "test": replay.linear_probe}
     for _ in range(_MOST_TRIALS):
         trial = study.ask()
         key = replay.nearest(*first.pop(0)) if first else _suggested(trial, replay)
@@ -327,9 +359,9 @@ def replayed(strategy: Strategy, replay: Replay, prior: Prior, seed: int, until:
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
             done[key] = 0.0
         else:
+            trial.set_user_attr("key", list(key))
             study.tell(trial, curve[-1])
             done[key] = curve[-1]
-            trial.set_user_attr("key", list(key))
         if done:
             yield {"cost": spent, "test": replay.runs[_answer(strategy, study, sampler, done, replay)].test}
         if spent > until:

@@ -12,6 +12,7 @@ from autotransfer.recommendation import Recommendation
 from autotransfer.recommendation.answer import answer
 from autotransfer.search import trials
 from autotransfer.search.candidates import Pool
+from autotransfer.search.strategy import Strategy
 from autotransfer.search.study import Budget
 from autotransfer.search.trials import queue_first_trials, run_trials
 from autotransfer.search.workshop import Workshop
@@ -41,10 +42,10 @@ def workshop(digits: Dataset, pool: Pool, cache_dir: Path, tmp_path_factory: pyt
 def study(workshop: Workshop) -> optuna.Study:
     """Four trained trials: the best by proxies, from scratch, the best of the other source, half frozen."""
     made = new_study()
-    queue_first_trials(made, workshop)
+    queue_first_trials(made, Strategy("tpe", workshop))
     with pytest.MonkeyPatch.context() as patched:  # the tests retell which trial was best: all weights are kept
         patched.setattr(trials, "_drop_weights", lambda study, workshop: None)
-        run_trials(made, workshop, unlimited(4), Told())
+        run_trials(made, Strategy("tpe", workshop), unlimited(4), Told())
     return made
 
 

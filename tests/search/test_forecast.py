@@ -111,7 +111,7 @@ def test_a_probe_that_took_no_time_still_gives_a_forecast(pool):
     assert guess.most_epochs(config_of(), 1.0) > 1000
 
 
-def test_the_forecast_knows_what_a_studys_trials_have_shown(timed_pool):
+def test_the_forecast_knows_what_a_studys_trials_have_shown(timed_pool, workshop):
     study = new_study()
     for source, ratio in ((CONVNEXT, 4.0), (MOBILENET, 9.0), (CONVNEXT, 5.0), (CONVNEXT, None)):
         trial = study.ask()
@@ -120,7 +120,7 @@ def test_the_forecast_knows_what_a_studys_trials_have_shown(timed_pool):
             trial.set_user_attr("train_over_forward", ratio)
         study.tell(trial, 0.5)
     study.ask()  # one that runs and has shown nothing yet
-    assert Forecast.of(study, timed_pool, IMAGES).ratios == {CONVNEXT: [4.0, 5.0], MOBILENET: [9.0]}
+    assert Forecast.of(study, replace(workshop, pool=timed_pool)).ratios == {CONVNEXT: [4.0, 5.0], MOBILENET: [9.0]}
 
 
 def test_training_again_with_the_validation_images_takes_longer_in_proportion_or_a_little_more(digits):

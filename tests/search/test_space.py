@@ -181,7 +181,7 @@ def test_any_content_is_a_space_or_a_space_error(tmp_path_factory, changes):
         assert str(path) in str(error)
 
 
-IDENTICAL = {"name": "other", "description": "said differently", "budget": "3m", "trials": 7}
+IDENTICAL = {"name": "other", "description": "said differently", "budget": "3m", "trials": 7, "sampler": "random"}
 DIFFERENT: dict[str, Any] = {
     "sources": ["embedded:test_vit*"],
     "plugins": ["mine"],

@@ -4,6 +4,7 @@ import shutil
 import socket
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -15,6 +16,8 @@ from small_study import new_study, small_space
 
 from autotransfer.datasets import load_dataset
 from autotransfer.errors import StudyError
+from autotransfer.search.space import Space
+from autotransfer.search.strategy import Strategy
 from autotransfer.search.study import (
     _retry_interrupted,
     ask,
@@ -36,7 +39,7 @@ def url(tmp_path: Path) -> str:
 
 def opened(url: str, *, resume: bool = False, **changes: Any) -> Any:
     """The handle of the study `job`."""
-    arguments: dict[str, Any] = {"identity": IDENTITY, "greater_is_better": True, "space": small_space()}
+    arguments: dict[str, Any] = {"identity": IDENTITY, "greater_is_better": True}
     return open_study("job", url, resume=resume, **{**arguments, **changes})
 
 
@@ -46,11 +49,19 @@ def suggest(trial: optuna.Trial) -> dict[str, Any]:
     return trial.params
 
 
+def next_trial(study: optuna.Study, seed: int = 0, space: Space | None = None) -> optuna.Trial:
+    """Ask as a study does."""
+    workshop: Any = SimpleNamespace(space=space or small_space(), seed=seed)
+    nothing: Any = None
+    Strategy("tpe", workshop).prepare(study, nothing, None)
+    return ask(study)
+
+
 def run(study: optuna.Study, count: int) -> list[dict[str, Any]]:
     """Run trials whose score is x; returns what was suggested."""
     suggested = []
     for _ in range(count):
-        trial = ask(study, 0)
+        trial = next_trial(study)
         suggested.append(suggest(trial))
         study.tell(trial, trial.params["x"])
     return suggested
@@ -100,7 +111,7 @@ def test_a_missing_study_cannot_be_resumed_and_is_not_made(url):
 def test_resuming_keeps_every_finished_trial(url):
     study = opened(url).study
     run(study, 3)
-    study.tell(ask(study, 0), state=TrialState.PRUNED)
+    study.tell(next_trial(study), state=TrialState.PRUNED)
     handle = opened(url, resume=True)
     assert handle.resumed
     assert handle.study.get_trials() == study.get_trials()
@@ -122,13 +133,13 @@ def test_any_optuna_storage_can_hold_the_study(tmp_path):
 
 
 def test_a_median_curve_is_pruned_as_the_space_says(url):
-    study = opened(url, space=small_space(pruning={"startup_trials": 2, "warmup_epochs": 1})).study
+    study, space = opened(url).study, small_space(pruning={"startup_trials": 2, "warmup_epochs": 1})
     for _ in range(2):
-        trial = ask(study, 0)
+        trial = next_trial(study, space=space)
         for epoch in (1, 2, 3):
             trial.report(0.9, epoch)
         study.tell(trial, 0.9)
-    trial = ask(study, 0)
+    trial = next_trial(study, space=space)
     verdicts = []
     for epoch in (1, 2):
         trial.report(0.1, epoch)
@@ -144,7 +155,7 @@ def interrupted(url: str, worker: str, **queued: Any) -> optuna.Trial:
     study = opened(url).study
     if queued:
         study.enqueue_trial(queued, user_attrs={"role": "from scratch"})
-    trial = ask(study, 0)
+    trial = next_trial(study)
     trial.set_user_attr("worker", worker)
     trial.suggest_float("x", 0, 1)
     return trial
@@ -156,20 +167,20 @@ def test_a_trial_of_a_killed_process_is_closed_and_retried_with_the_same_paramet
     closed, retry = study.get_trials()
     assert (closed.state, closed.user_attrs["reason"]) == (TrialState.FAIL, "its process was killed")
     assert (retry.state, retry.user_attrs["retry_of"]) == (TrialState.WAITING, killed.number)
-    assert suggest(ask(study, 0))["x"] == killed.params["x"]
+    assert suggest(next_trial(study))["x"] == killed.params["x"]
 
 
 def test_a_retry_keeps_role_and_queued_parameters_that_were_not_reached(url, dead_worker):
     interrupted(url, dead_worker, x=0.25, source="b")
     study = opened(url, resume=True).study
-    retry = ask(study, 0)
+    retry = next_trial(study)
     assert retry.user_attrs["role"] == "from scratch"
     assert suggest(retry) == {"x": 0.25, "source": "b"}
 
 
 def test_a_trial_killed_before_it_chose_anything_is_closed_and_nothing_is_queued(url, dead_worker):
     study = opened(url).study
-    ask(study, 0).set_user_attr("worker", dead_worker)
+    next_trial(study).set_user_attr("worker", dead_worker)
     assert [trial.state for trial in opened(url, resume=True).study.get_trials()] == [TrialState.FAIL]
 
 
@@ -177,7 +188,7 @@ def test_a_trial_is_retried_exactly_once(url, dead_worker):
     interrupted(url, dead_worker)
     opened(url, resume=True)
     study = opened(url, resume=True).study
-    retry = ask(study, 0)
+    retry = next_trial(study)
     suggest(retry)
     retry.set_user_attr("worker", dead_worker)
     trials = opened(url, resume=True).study.get_trials()
@@ -207,7 +218,7 @@ def test_a_trial_of_another_machine_is_left_alone(url):
 
 
 def test_trials_that_this_process_left_behind_are_retried(url):
-    suggest(ask(opened(url).study, 0))
+    suggest(next_trial(opened(url).study))
     states = [trial.state for trial in opened(url, resume=True).study.get_trials()]
     assert states == [TrialState.FAIL, TrialState.WAITING]
 
@@ -229,13 +240,13 @@ def test_the_first_trials_are_all_different(url):
 
 def test_another_seed_asks_for_other_trials(url, tmp_path):
     first, second = opened(url).study, opened(storage_url(None, "second", tmp_path)).study
-    assert suggest(ask(first, 0)) != suggest(ask(second, 1))
+    assert suggest(next_trial(first)) != suggest(next_trial(second, 1))
 
 
 @settings(deadline=None)
 @given(seed=st.integers(0, 2**64))
 def test_any_seed_is_taken(seed):
-    suggest(ask(new_study(), seed))
+    suggest(next_trial(new_study(), seed))
 
 
 def test_trials_are_told_by_what_they_cost():
@@ -243,10 +254,10 @@ def test_trials_are_told_by_what_they_cost():
     states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
     for state in states:
         for trained in (True, False):
-            trial = ask(study, 0)
+            trial = next_trial(study)
             trial.set_user_attr("trained", trained)
             study.tell(trial, 0.5 if state == TrialState.COMPLETE else None, state=state)
-    ask(study, 0).set_user_attr("trained", True)  # it still runs
+    next_trial(study).set_user_attr("trained", True)  # it still runs
     assert [(trial.state, trial.number % 2) for trial in trained_trials(study)] == [(state, 0) for state in states]
     assert [trial.number for trial in complete_trials(study)] == [0, 1]
 

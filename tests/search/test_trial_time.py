@@ -25,6 +25,7 @@ from small_study import (
 from autotransfer.search import trials as trials_module
 from autotransfer.search.events import EpochFinished, TrialFinished, TrialStarted
 from autotransfer.search.forecast import Forecast, refit_seconds
+from autotransfer.search.strategy import Strategy
 from autotransfer.search.study import Budget
 from autotransfer.search.trials import best_trial, queue_first_trials, run_trials
 from autotransfer.search.workshop import Workshop
@@ -75,8 +76,8 @@ def taking(workshop: Workshop, watch: Stopwatch, epoch_seconds: float, told: Tol
 def search_of_100_seconds(study, workshop, watch, epoch_seconds, trials: int | None = None) -> tuple[Budget, Told]:
     """Run the queued trials and more, by the stopwatch."""
     budget, told = Budget(100, trials, lambda: watch.now), Told()
-    queue_first_trials(study, workshop)
-    run_trials(study, taking(workshop, watch, epoch_seconds, told), budget, told)
+    queue_first_trials(study, Strategy("tpe", workshop))
+    run_trials(study, Strategy("tpe", taking(workshop, watch, epoch_seconds, told)), budget, told)
     return budget, told
 
 
@@ -130,7 +131,7 @@ def test_a_baseline_that_is_slower_than_forecast_keeps_what_it_has_learnt(study,
 def test_another_trial_that_runs_out_of_time_fails(study, workshop, watch):
     queue_trial(study, CONVNEXT, 4, epochs=2)
     told = Told()
-    run_trials(study, taking(workshop, watch, 15, told), Budget(10, 1, lambda: watch.now), told)
+    run_trials(study, Strategy("tpe", taking(workshop, watch, 15, told)), Budget(10, 1, lambda: watch.now), told)
     assert states(study) == [TrialState.FAIL]
     assert reasons(study) == ["the budget ran out"]
 
@@ -138,7 +139,7 @@ def test_another_trial_that_runs_out_of_time_fails(study, workshop, watch):
 def test_what_does_not_fit_is_not_started_and_the_search_ends(study, workshop):
     slow = timed(workshop, 1e5)
     told = Told()
-    run_trials(study, slow, Budget(60, None, lambda: 0.0), told)
+    run_trials(study, Strategy("tpe", slow), Budget(60, None, lambda: 0.0), told)
     assert told.of(EpochFinished) == []
     assert 1 <= len(states(study)) <= 50
     assert any("over budget" in reason for reason in reasons(study))
@@ -146,9 +147,9 @@ def test_what_does_not_fit_is_not_started_and_the_search_ends(study, workshop):
 
 def test_a_baseline_is_trained_an_epoch_even_where_the_forecast_says_no(study, workshop):
     slow = timed(workshop, 1e5)
-    queue_first_trials(study, slow)
+    queue_first_trials(study, Strategy("tpe", slow))
     told = Told()
-    run_trials(study, slow, Budget(60, 1, lambda: 0.0), told)
+    run_trials(study, Strategy("tpe", slow), Budget(60, 1, lambda: 0.0), told)
     assert [(event.number, event.epoch) for event in told.of(EpochFinished)] == [(0, 1)]
 
 
@@ -156,22 +157,22 @@ def test_a_spent_budget_starts_nothing(study, workshop):
     clock = Stopwatch()
     budget = Budget(10, None, clock)
     clock.now += 9.5
-    queue_first_trials(study, workshop)
-    run_trials(study, workshop, budget, Told())
+    queue_first_trials(study, Strategy("tpe", workshop))
+    run_trials(study, Strategy("tpe", workshop), budget, Told())
     assert set(states(study)) == {TrialState.WAITING}
 
 
 def test_where_time_is_short_a_source_that_trains_properly_comes_first(study, workshop):
     assert workshop.pool.candidates[0].source.name == CONVNEXT
     hurried = timed(workshop, {CONVNEXT: 1000, MOBILENET: 1})
-    queue_first_trials(study, hurried, 100)
+    queue_first_trials(study, Strategy("tpe", hurried), 100)
     queued = [trial.system_attrs["fixed_params"]["source"] for trial in study.get_trials()]
     assert queued == [MOBILENET, MOBILENET, CONVNEXT, MOBILENET]
 
 
 @pytest.mark.parametrize("seconds", [None, 1e6])
 def test_where_time_is_enough_for_all_the_best_by_proxies_comes_first(study, workshop, seconds):
-    queue_first_trials(study, timed(workshop, {CONVNEXT: 1000, MOBILENET: 100}), seconds)
+    queue_first_trials(study, Strategy("tpe", timed(workshop, {CONVNEXT: 1000, MOBILENET: 100})), seconds)
     queued = [trial.system_attrs["fixed_params"]["source"] for trial in study.get_trials()]
     assert queued == [CONVNEXT, CONVNEXT, MOBILENET, CONVNEXT]
 
@@ -181,16 +182,16 @@ def test_where_time_is_enough_for_all_the_best_by_proxies_comes_first(study, wor
 
 def test_a_stop_request_starts_nothing_new(study, make_workshop):
     workshop = make_workshop(go_on=lambda: False)
-    queue_first_trials(study, workshop)
-    run_trials(study, workshop, unlimited(5), Told())
+    queue_first_trials(study, Strategy("tpe", workshop))
+    run_trials(study, Strategy("tpe", workshop), unlimited(5), Told())
     assert set(states(study)) == {TrialState.WAITING}
 
 
 def test_a_stop_request_ends_the_trial_within_a_batch_and_the_search(study, make_workshop):
     workshop = make_workshop(go_on=stop_after(3))
-    queue_first_trials(study, workshop)
+    queue_first_trials(study, Strategy("tpe", workshop))
     told = Told()
-    run_trials(study, workshop, unlimited(5), told)
+    run_trials(study, Strategy("tpe", workshop), unlimited(5), told)
     assert states(study) == [TrialState.FAIL] + [TrialState.WAITING] * 3
     assert reasons(study)[0] == "the user stopped the search"
     assert told.of(EpochFinished) == []

@@ -26,6 +26,7 @@ from small_study import (
 from autotransfer.recommendation import final
 from autotransfer.search.events import EpochFinished, TrialFinished, TrialStarted
 from autotransfer.search.forecast import Forecast
+from autotransfer.search.strategy import Strategy
 from autotransfer.search.trials import best_trial, queue_first_trials, run_trials
 from autotransfer.transfer import training
 from autotransfer.transfer.config import TransferConfig, canonical
@@ -36,7 +37,7 @@ from autotransfer.transfer.training import predict
 
 
 def test_first_come_the_best_by_proxies_and_from_scratch_then_other_sources_and_half_frozen(study, workshop):
-    queue_first_trials(study, workshop)
+    queue_first_trials(study, Strategy("tpe", workshop))
     best = workshop.pool.candidates[0]
     other = workshop.pool.sources()[1]
     told = [(trial.user_attrs["role"], trial.system_attrs["fixed_params"]) for trial in study.get_trials()]
@@ -52,9 +53,8 @@ def test_first_come_the_best_by_proxies_and_from_scratch_then_other_sources_and_
 
 def test_queued_trials_stay_within_the_space(study, make_workshop):
     rates = {"min": 0.01, "max": 0.1}
-    queue_first_trials(
-        study, make_workshop(space=small_space(parameters={"upper_layers": ["reinit"], "learning_rate": rates}))
-    )
+    workshop = make_workshop(space=small_space(parameters={"upper_layers": ["reinit"], "learning_rate": rates}))
+    queue_first_trials(study, Strategy("tpe", workshop))
     for trial in study.get_trials():
         params = trial.system_attrs["fixed_params"]
         assert (params["upper_layers"], params["learning_rate"]) == ("reinit", 0.01)
@@ -68,8 +68,8 @@ def search(digits, pool, cache_dir, tmp_path_factory) -> Any:
     """A finished search of seven trained trials: study, workshop and what the listener was told."""
     workshop = small_workshop(digits, pool, cache_dir, tmp_path_factory.mktemp("checkpoints"))
     study, told = new_study(), Told()
-    queue_first_trials(study, workshop)
-    run_trials(study, workshop, unlimited(7), told)
+    queue_first_trials(study, Strategy("tpe", workshop))
+    run_trials(study, Strategy("tpe", workshop), unlimited(7), told)
     return study, workshop, told
 
 
@@ -144,8 +144,8 @@ def test_the_best_trials_keep_weights_that_have_the_score_they_were_told(search)
 
 
 def test_the_same_seed_gives_the_same_trials(search, make_workshop, study):
-    queue_first_trials(study, make_workshop())
-    run_trials(study, make_workshop(), unlimited(2), Told())
+    queue_first_trials(study, Strategy("tpe", make_workshop()))
+    run_trials(study, Strategy("tpe", make_workshop()), unlimited(2), Told())
     for again, first in zip(study.get_trials()[:2], search[0].get_trials()[:2], strict=True):
         assert (again.params, again.value) == (first.params, first.value)
         assert again.intermediate_values == first.intermediate_values
@@ -153,7 +153,7 @@ def test_the_same_seed_gives_the_same_trials(search, make_workshop, study):
 
 def test_a_trials_time_teaches_the_forecast_unless_it_replayed_activations(search):
     study, workshop, told = search
-    ratios = Forecast.of(study, workshop.pool, len(workshop.dataset.rows("train"))).ratios
+    ratios = Forecast.of(study, workshop).ratios
     trained = {event.number for event in told.of(EpochFinished)}
     replayed = {event.number for event in told.of(TrialStarted) if event.config.cached_views}
     assert trained & replayed and trained - replayed
@@ -169,7 +169,7 @@ def test_only_the_better_half_by_proxies_is_trained(study, workshop):
     for candidate in reversed(candidates):
         queue_trial(study, candidate.source.name, candidate.level)
     told = Told()
-    run_trials(study, workshop, unlimited(4), told)
+    run_trials(study, Strategy("tpe", workshop), unlimited(4), told)
     ends = told.of(TrialFinished)
     assert [end.state for end in ends] == ["pruned"] * 5 + ["complete"] * 4
     assert {event.number for event in told.of(EpochFinished)} == {5, 6, 7, 8}
@@ -186,15 +186,15 @@ def test_where_the_upper_layers_are_kept_the_sources_best_level_counts(study, ma
     queue_trial(study, other, 1, "reinit")
     queue_trial(study, best, 1, "reinit")
     queue_trial(study, other, 0, "reinit")  # from scratch, proxies say nothing
-    run_trials(study, workshop, unlimited(2), Told())
+    run_trials(study, Strategy("tpe", workshop), unlimited(2), Told())
     assert states(study) == [TrialState.PRUNED, TrialState.PRUNED, TrialState.COMPLETE, TrialState.COMPLETE]
 
 
 def test_hard_limits_hold_for_every_trial(study, make_workshop):
     workshop = make_workshop(max_parameters=100_000)
-    queue_first_trials(study, workshop)
+    queue_first_trials(study, Strategy("tpe", workshop))
     queue_trial(study, CONVNEXT, 4)
-    run_trials(study, workshop, unlimited(4), Told())
+    run_trials(study, Strategy("tpe", workshop), unlimited(4), Told())
     trials = study.get_trials()
     for trial, reason in zip(trials, reasons(study), strict=True):
         over = "more than --max-params 100,000" in reason
@@ -205,7 +205,7 @@ def test_hard_limits_hold_for_every_trial(study, make_workshop):
 
 
 def test_the_first_trials_are_chosen_within_the_hard_limits(study, make_workshop):
-    queue_first_trials(study, make_workshop(max_parameters=400_000))
+    queue_first_trials(study, Strategy("tpe", make_workshop(max_parameters=400_000)))
     queued = [trial.system_attrs["fixed_params"] for trial in study.get_trials()]
     roles = [trial.user_attrs["role"] for trial in study.get_trials()]
     assert queued[roles.index("from scratch")]["source"] == CONVNEXT  # the other's whole network is larger
@@ -221,7 +221,7 @@ def test_a_diverging_trial_fails_alone(study, make_workshop):
     queue_trial(study, CONVNEXT, 4, learning_rate=1e30, epochs=2)
     queue_trial(study, CONVNEXT, 4)
     told = Told()
-    run_trials(study, workshop, unlimited(2), told)
+    run_trials(study, Strategy("tpe", workshop), unlimited(2), told)
     assert states(study) == [TrialState.FAIL, TrialState.COMPLETE]
     assert "diverged in epoch" in reasons(study)[0]
     assert [end.state for end in told.of(TrialFinished)] == ["failed", "complete"]
@@ -251,23 +251,26 @@ def test_a_trial_that_breaks_fails_alone_with_its_reason(study, make_workshop, e
     workshop = make_workshop(metric=failing_once(error))
     queue_trial(study, CONVNEXT, 4)
     queue_trial(study, CONVNEXT, 4)
-    run_trials(study, workshop, unlimited(2), Told())
+    run_trials(study, Strategy("tpe", workshop), unlimited(2), Told())
     assert states(study) == [TrialState.FAIL, TrialState.COMPLETE]
     assert reasons(study) == [reason, ""]
 
 
 def test_a_killed_search_leaves_its_trial_running_so_that_resuming_retries_it(study, make_workshop):
     queue_trial(study, CONVNEXT, 4)
+    workshop = make_workshop(metric=failing_once(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt):
-        run_trials(study, make_workshop(metric=failing_once(KeyboardInterrupt())), unlimited(1), Told())
+        run_trials(study, Strategy("tpe", workshop), unlimited(1), Told())
     assert states(study) == [TrialState.RUNNING]
 
 
-def test_a_curve_below_the_others_is_pruned_but_never_a_baselines(workshop):
-    study = new_study(pruner=optuna.pruners.ThresholdPruner(lower=2.0))  # no accuracy is that good
-    queue_first_trials(study, workshop)
+def test_a_curve_below_the_others_is_pruned_but_never_a_baselines(workshop, monkeypatch):
+    harsh = optuna.pruners.ThresholdPruner(lower=2.0)  # no accuracy is that good
+    monkeypatch.setattr(optuna.pruners, "MedianPruner", lambda **options: harsh)
+    study = new_study()
+    queue_first_trials(study, Strategy("tpe", workshop))
     queue_trial(study, CONVNEXT, 4, epochs=2)
-    run_trials(study, workshop, unlimited(5), Told())
+    run_trials(study, Strategy("tpe", workshop), unlimited(5), Told())
     trials = study.get_trials()
     assert [len(trial.intermediate_values) for trial in (trials[0], trials[1], trials[4])] == [2, 2, 1]
     assert [trials[0].state, trials[1].state, trials[4].state] == [
@@ -275,7 +278,7 @@ def test_a_curve_below_the_others_is_pruned_but_never_a_baselines(workshop):
         TrialState.COMPLETE,
         TrialState.PRUNED,
     ]
-    assert reasons(study)[4] == "its learning curve is below the median at epoch 1"
+    assert reasons(study)[4] == "its learning curve is below the median, after epoch 1"
 
 
 # The best
@@ -315,7 +318,7 @@ def test_the_final_training_ends_where_early_stopping_did(study, make_workshop, 
     )
     workshop = make_workshop(metric=metric, space=space)
     queue_trial(study, CONVNEXT, 4, epochs=6)
-    run_trials(study, workshop, unlimited(1), Told())
+    run_trials(study, Strategy("tpe", workshop), unlimited(1), Told())
     (trial,) = study.get_trials()
     assert (trial.value, trial.user_attrs["best_epoch"]) == (pytest.approx(0.9), 2)
     told: list[int | None] = []
@@ -331,7 +334,7 @@ def test_a_trial_whose_process_was_killed_goes_on_from_its_last_epoch(make_works
     workshop = make_workshop(space=small_space(parameters={"epochs": {"min": 4, "max": 4}}))
     expected_study, study = new_study(), new_study()
     queue_trial(expected_study, CONVNEXT, 2, epochs=4)
-    run_trials(expected_study, replace(workshop, checkpoints=tmp_path / "other"), unlimited(1), Told())
+    run_trials(expected_study, Strategy("tpe", replace(workshop, checkpoints=tmp_path / "other")), unlimited(1), Told())
     queue_trial(study, CONVNEXT, 2, epochs=4)
 
     def kill(event: object) -> None:
@@ -339,16 +342,16 @@ def test_a_trial_whose_process_was_killed_goes_on_from_its_last_epoch(make_works
             raise KilledError
 
     with pytest.raises(KilledError):
-        run_trials(study, workshop, unlimited(1), kill)
+        run_trials(study, Strategy("tpe", workshop), unlimited(1), kill)
     assert [path.name for path in workshop.checkpoints.iterdir()] == ["trial-0.state"]
     trial = study.get_trials()[0]
     study.tell(0, state=TrialState.FAIL)  # what --resume does with a trial whose process is gone
-    study.enqueue_trial(trial.params, user_attrs={"retry_of": 0})
+    study.enqueue_trial(trial.params, user_attrs={"retry_of": 0, "origin": 0})
     trained: list[int] = []
     original = training._Training.run_epoch
     monkeypatch.setattr(training._Training, "run_epoch", lambda self, go_on: trained.append(1) or original(self, go_on))
     told = Told()
-    run_trials(study, workshop, unlimited(2), told)
+    run_trials(study, Strategy("tpe", workshop), unlimited(2), told)
     assert [event.epoch for event in told.of(EpochFinished)] == [1, 2, 3, 4]
     assert len(trained) < 4
     assert study.get_trials()[1].value == expected_study.get_trials()[0].value

@@ -11,7 +11,7 @@ remains is a Gaussian process (`surrogate.py`). The coefficients are measured on
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import files
 from typing import Any
 
@@ -59,7 +59,12 @@ class Landscape:
         """-log(distance from a perfect score), no better than half a validation image away; NaN stays NaN."""
         return log_error(self.metric, scores, self.val_images)
 
-    @property
+    @cached_property
+    def positions(self) -> dict[str, int]:
+        """Index of each source by name."""
+        return {name: index for index, name in enumerate(self.sources)}
+
+    @cached_property
     def anchor(self) -> float:
         """The log error of the best linear probe."""
         return float(np.nanmax(self.log_error(self.linear_probe)))

@@ -9,7 +9,8 @@ object and keep no state: everything is derived from the study's storage.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,7 @@ class Surrogate:
         """Read the storage."""
         landscape, anchor = self.landscape, self.landscape.anchor
         rows: list[tuple[int, int, bool, int, float]] = []
-        values, noise, numbers, done, pending = [], [], [], [], []
+        values, numbers, done, pending = [], [], [], []
         trials = study.get_trials(deepcopy=False)
         continued = {trial.user_attrs.get("continues") for trial in trials}
         for trial in trials:
@@ -94,12 +95,12 @@ class Surrogate:
             else:
                 continue
             rows.append(row)
-            values.append(float(landscape.log_error(value)) - anchor)
-            noise.append(validation_noise(landscape, value))
+            values.append(value)
             numbers.append(trial.number)
             done.append(fraction)
         points = Points.of(rows)
-        found, variance = np.array(values, float), np.array(noise, float)
+        scores = np.array(values, float)
+        found, variance = landscape.log_error(scores) - anchor, validation_noise(landscape, scores)
         share = np.array(done, float)
         if len(points):
             gain, uncertainty = self.prior.final(points.kinds(landscape), share)
@@ -216,6 +217,7 @@ class ProxySampler(BaseSampler):
                 "deviation": float(posterior.deviation[chosen]),
                 "cost": float(cost[chosen]),
                 "alternative": float(rates[order[min(1, len(order) - 1)]]),
+                "best": best,
             }
         }
         first_paused = len(asked) - len(paused)
@@ -260,29 +262,22 @@ class ProxySampler(BaseSampler):
 
     def _candidates(self, seen: Observations, generator: np.random.Generator) -> Points:
         """Every source and depth, whole, half or not frozen, each at a few learning rates; the most hopeful of them."""
-        landscape = self._surrogate.landscape
-        rows: list[tuple[int, int, bool, int, float]] = []
+        surrogate, landscape = self._surrogate, self._surrogate.landscape
+        shapes = _shapes(tuple(landscape.depths.tolist()), tuple(landscape.architectures), self._upper_layers)
         low, high = (math.log10(value) for value in self._range)
-        fresh: set[str] = set()
-        for source, depth in enumerate(landscape.depths.tolist()):
-            shapes: list[tuple[int, bool, int]] = []
-            if landscape.architectures[source] not in fresh:
-                fresh.add(landscape.architectures[source])
-                shapes.append((0, False, 0))
-            for k in range(1, depth + 1):
-                for drop in sorted({k == depth or upper == "drop" for upper in self._upper_layers}):
-                    shapes += [(k, drop, f) for f in sorted({0, -(-k // 2), k})]
-            for k, drop, f in shapes:
-                drawn = np.log10(self._rates) if self._rates else generator.uniform(low, high, _DRAWS_OF_RATE)
-                rows += [(source, k, drop, f, float(rate)) for rate in drawn]
-        points = Points.of(rows)
+        if self._rates:
+            drawn = np.tile(np.log10(self._rates), (len(shapes), 1))
+        else:
+            drawn = generator.uniform(low, high, (len(shapes), _DRAWS_OF_RATE))
+        points = replace(shapes[np.repeat(np.arange(len(shapes)), drawn.shape[1])], rate=drawn.ravel())
         if self._admissible is not None:
             points = points[np.flatnonzero(self._admissible(points))]
-        known = {_identity(p) for p in _rows_of(seen.points)} | {_identity(p) for p in _rows_of(seen.pending)}
-        points = points[[i for i, row in enumerate(_rows_of(points)) if _identity(row) not in known]]
+        if self._rates:  # the same can only come again where the rates are few
+            known = {_identity(row) for part in (seen.points, seen.pending) for row in _rows_of(part)}
+            points = points[[i for i, row in enumerate(_rows_of(points)) if _identity(row) not in known]]
         if len(points) > _MOST_ASKED:
-            cost = np.maximum(self._surrogate.cost(points), 1e-6)
-            mean = self._surrogate.prior.mean(self._surrogate.landscape, points)
+            cost = np.maximum(surrogate.cost(points), 1e-6)
+            mean = surrogate.prior.mean(landscape, points)
             hopeful = np.argsort(-(mean + generator.gumbel(0, 0.05, len(points))), kind="stable")[: _MOST_ASKED // 2]
             cheap = np.argsort(-(np.exp(mean * 3) / cost), kind="stable")[: _MOST_ASKED // 4]
             others = generator.choice(len(points), _MOST_ASKED // 4, replace=False)
@@ -339,14 +334,28 @@ class CurvePruner(BasePruner):
         score = trial.intermediate_values[step]
         gain, uncertainty = prior.final(point.kinds(landscape), np.array([step / epochs]))
         curve = float(landscape.log_error(score)) - landscape.anchor + float(gain[0])
-        curve_variance = float(uncertainty[0]) ** 2 + validation_noise(landscape, score)
+        curve_variance = float(uncertainty[0]) ** 2 + float(validation_noise(landscape, np.array([score]))[0])
         variance = 1 / (1 / expected["deviation"] ** 2 + 1 / curve_variance)
         mean = variance * (expected["mean"] / expected["deviation"] ** 2 + curve / curve_variance)
         posterior = Posterior(np.array([mean]), np.array([math.sqrt(variance)]))
         left = float(self._surrogate.cost(point)[0]) * (1 - step / epochs)
-        best = self._surrogate.best(self._surrogate.observe(study))
-        promise = float(self._surrogate.rate(posterior, best, np.array([left]))[0])
+        promise = float(self._surrogate.rate(posterior, float(expected["best"]), np.array([left]))[0])
         return promise < self._patience * float(expected["alternative"])
+
+
+@lru_cache(maxsize=8)
+def _shapes(depths: tuple[int, ...], architectures: tuple[str, ...], upper_layers: tuple[str, ...]) -> Points:
+    """All that may be trained of some sources, but for the learning rate; from scratch each architecture once."""
+    rows: list[tuple[int, int, bool, int, float]] = []
+    fresh: set[str] = set()
+    for source, (depth, architecture) in enumerate(zip(depths, architectures, strict=True)):
+        if architecture not in fresh:
+            fresh.add(architecture)
+            rows.append((source, 0, False, 0, 0.0))
+        for k in range(1, depth + 1):
+            for drop in sorted({k == depth or upper == "drop" for upper in upper_layers}):
+                rows += [(source, k, drop, f, 0.0) for f in sorted({0, -(-k // 2), k})]
+    return Points.of(rows)
 
 
 def _go_on(study: Study, trial: FrozenTrial, number: int) -> FrozenTrial:
@@ -363,23 +372,23 @@ def _row(trial: FrozenTrial, landscape: Landscape) -> tuple[int, int, bool, int,
     params = trial.params
     if not {"source", "transferred_layers", "frozen_layers", "learning_rate"} <= set(params):
         return None
-    if params["source"] not in landscape.sources or params["learning_rate"] <= 0:
+    source = landscape.positions.get(params["source"])
+    if source is None or params["learning_rate"] <= 0:
         return None
-    source = list(landscape.sources).index(params["source"])
     k, depth = int(params["transferred_layers"]), int(landscape.depths[source])
     drop = k == depth or (k > 0 and params.get("upper_layers", "drop") == "drop")
     return source, k, drop, int(params["frozen_layers"]) if k else 0, math.log10(params["learning_rate"])
 
 
-def validation_noise(landscape: Landscape, score: float) -> float:
-    """Variance of the log error by the draw of the validation images, for a score that is a share of them.
+def validation_noise(landscape: Landscape, scores: Array) -> Array:
+    """Variance of log errors by the draw of the validation images, for scores that are a share of them: [n].
 
-    Half of it: the images are the same for all trials, so that most of their luck is shared.
+    Half of it: the images are the same for all trials, so that most of their luck is shared. 0 for NaN.
     """
-    if not math.isfinite(score):
-        return 0.0
-    error = min(max(1 - score if landscape.metric.greater_is_better else score, 0.5 / landscape.val_images), 1.0)
-    return 0.5 * (1 - error) / (error * landscape.val_images)
+    error = 1 - scores if landscape.metric.greater_is_better else scores
+    error = np.clip(np.nan_to_num(error, nan=1.0), 0.5 / landscape.val_images, 1.0)
+    found: Array = 0.5 * (1 - error) / (error * landscape.val_images)
+    return found
 
 
 def _rows_of(points: Points) -> list[tuple[int, int, bool, int, float]]:

@@ -52,7 +52,7 @@ class Target:
     def noise(self) -> np.ndarray:
         """Variance of these by the draw of the validation images."""
         finals = [curve[-1] if len(curve) else np.nan for curve in self.runs["val"]]
-        return np.array([validation_noise(self.landscape, final) for final in finals])
+        return validation_noise(self.landscape, np.array(finals, float))
 
 
 def main() -> None:

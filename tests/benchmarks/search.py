@@ -437,6 +437,10 @@ def main() -> None:
         print(summary(table[table["strategy"] == strategy.name]).to_string(header=strategy is chosen[0]), end="")
         print(f"   {time.perf_counter() - started:.0f} s", flush=True)
     table = pd.DataFrame(rows)
+    noise = {replay.name: by_validation(replay) for replay in replays}
+    print("\nregret in points of running everything and answering with the best validation score:")
+    print("  " + ", ".join(f"{name}: {regret:.2f}" for name, regret in noise.items()))
+    print(f"  mean {np.mean(list(noise.values())):.2f}")
     print("\nmean regret in points (worst target's mean) at fractions of the exhaustive cost")
     print(summary(table).to_string())
     print(costs(table).to_string())
@@ -444,6 +448,18 @@ def main() -> None:
         options.out.mkdir(parents=True, exist_ok=True)
         table.to_parquet(options.out / "search.parquet", compression="zstd", index=False)
         figure(table).write_html(options.out / "search.html", include_plotlyjs="cdn")
+
+
+def by_validation(replay: Replay) -> float:
+    """Regret of running everything and answering with the best final validation score, over the table's seeds."""
+    seeds = max(len(run.curves) for run in replay.runs.values())
+    regrets = []
+    for seed in range(seeds):
+        finals = {key: run.curves[seed % len(run.curves)][-1] for key, run in replay.runs.items() if all(run.curves)}
+        best = max(finals.values())
+        ties = [replay.runs[key].test for key, final in finals.items() if final == best]
+        regrets.append(100 * (replay.best - float(np.mean(ties))))
+    return float(np.mean(regrets))
 
 
 def at(table: pd.DataFrame, fractions: tuple[float, ...]) -> pd.DataFrame:

@@ -195,6 +195,7 @@ def test_a_study_becomes_a_tree_of_runs_on_a_server(server, saved, caplog):
     assert tracker.ui_url.startswith(f"{uri}/#/experiments/")
 
 
+@pytest.mark.slow
 def test_the_registered_model_predicts_with_only_the_code_it_carries(store, saved, tmp_path):
     whole_study(MlflowTracker(store), saved)
     script = f"""

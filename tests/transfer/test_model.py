@@ -223,6 +223,7 @@ print(json.dumps(load_model(folder, plugins=[plugin]).outputs(pictures).tolist()
 """
 
 
+@pytest.mark.slow
 def test_a_users_own_architecture_survives(pictures, tmp_path):
     """Saved with its code, which runs only when it is named."""
     plugin = tmp_path / "users_own_plugin.py"

@@ -92,6 +92,7 @@ def test_medley_gives_each_task_its_share_and_its_own_labels() -> None:
     assert ((labels[5:] >= 10) & (labels[5:] < 15)).all()
 
 
+@pytest.mark.slow
 def test_drawing_reads_no_file_so_no_dataset_can_have_entered() -> None:
     code = """
 import sys

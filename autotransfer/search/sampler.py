@@ -28,7 +28,8 @@ _EXPECTED = "autotransfer:expected"  # what the sampler thought of a trial when 
 _MOST_OBSERVATIONS = 256
 _MOST_ASKED = 600
 _DRAWS_OF_RATE = 3
-_FAILURE = 1.0  # how far below its expectation a configuration is taken to be that diverged
+_FAILURE = 1.0  # how far below its expectation a configuration is taken to be that cannot be trained
+_HOPELESS = ("diverged", "out of memory")  # other failures (time, a crash) say nothing about the configuration
 _SEED_STEP = 1_000_003
 Cost = Callable[[Points], Array]
 
@@ -83,15 +84,15 @@ class Surrogate:
                 continue
             if trial.state == TrialState.COMPLETE and trial.value is not None and math.isfinite(trial.value):
                 value, fraction = trial.value, 1.0
-            elif trial.state in (TrialState.PRUNED, TrialState.RUNNING) and trial.intermediate_values:
+            elif trial.state == TrialState.FAIL and str(trial.user_attrs.get("reason", "")).startswith(_HOPELESS):
+                value, fraction = math.nan, 1.0
+            elif trial.intermediate_values:
                 step = max(trial.intermediate_values)
                 value, fraction = trial.intermediate_values[step], step / max(step, trial.params.get("epochs", step))
                 fraction = min(fraction, 0.999)
             elif trial.state == TrialState.RUNNING:
                 pending.append(row)
                 continue
-            elif trial.state == TrialState.FAIL and trial.user_attrs.get("trained"):
-                value, fraction = math.nan, 1.0
             else:
                 continue
             rows.append(row)
@@ -288,8 +289,8 @@ class ProxySampler(BaseSampler):
         """Which observations are of pruned trials that may be gone on with."""
         if not self._continues:
             return np.empty(0, np.int64)
-        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return np.flatnonzero(~seen.complete & ~np.isin(seen.numbers, [trial.number for trial in running]))
+        pruned = study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))
+        return np.flatnonzero(~seen.complete & np.isin(seen.numbers, [trial.number for trial in pruned]))
 
     def _params(self, point: Points) -> dict[str, Any]:
         landscape = self._surrogate.landscape

@@ -355,7 +355,7 @@ def replayed(strategy: Strategy, replay: Replay, prior: Prior, seed: int, until:
         if pruned:
             study.tell(trial, state=optuna.trial.TrialState.PRUNED)
         elif not curve or len(curve) < len(run.epoch_costs):
-            trial.set_user_attr("trained", True)
+            trial.set_user_attr("reason", "diverged")
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
             done[key] = 0.0
         else:

@@ -201,17 +201,30 @@ def test_running_trials_count_so_that_workers_do_not_repeat_each_other():
     assert len({(p["source"], p["transferred_layers"], p["frozen_layers"], p["upper_layers"]) for p in asked}) >= 5
 
 
-def test_a_failed_training_is_not_tried_again():
+def test_what_diverged_is_not_tried_again():
     study = new_study(learning_rate=(9e-3, 1e-2))
     for _ in range(6):
         trial = study.ask()
-        params = suggest(trial)
-        trial.set_user_attr("trained", True)
+        suggest(trial)
+        trial.set_user_attr("reason", "diverged in epoch 1: the loss is nan")
         study.tell(trial, state=TrialState.FAIL)
-    shapes = [
-        (p["source"], p["transferred_layers"], p["frozen_layers"]) for p in (t.params for t in study.get_trials())
-    ]
-    assert len(set(shapes)) >= 4 and params
+    found = [trial.params for trial in study.get_trials()]
+    assert len({(p["source"], p["transferred_layers"], p["frozen_layers"]) for p in found}) >= 4
+
+
+def test_a_trial_that_ran_out_of_time_counts_as_far_as_it_came():
+    known = surrogate()
+    study = new_study(surrogate=known)
+    for scores, reason in (([0.7, 0.8], "the budget ran out"), ([], "OSError: disk full")):
+        trial = study.ask()
+        suggest(trial)
+        for epoch, score in enumerate(scores, start=1):
+            trial.report(score, epoch)
+        trial.set_user_attr("reason", reason)
+        study.tell(trial, state=TrialState.FAIL)
+    seen = known.observe(study)
+    assert seen.numbers == (0,)
+    assert 0 < seen.done[0] < 1 and seen.values[0] > float(known.landscape.log_error(0.7)) - known.landscape.anchor
 
 
 def test_queued_parameters_are_kept():

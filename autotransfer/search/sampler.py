@@ -60,7 +60,6 @@ class Surrogate:
         landscape: what is known of the target before training.
         prior: the measured coefficients.
         cost: predicted seconds of whole trainings.
-        seed: of every choice.
         by_cost: expected improvement counts per second; False: by itself.
         learns: observations change what is expected.
     """

@@ -10,7 +10,7 @@ remains is a Gaussian process (`surrogate.py`). The coefficients are measured on
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cache, cached_property
 from importlib.resources import files
 from typing import Any
@@ -121,7 +121,6 @@ class Prior:
 
     Attributes:
         weights: of the features that `describe` names.
-        spread: standard deviation of what the features leave open, by kind.
         kernel: variances and length scales of the Gaussian process of the rest; see `surrogate.py`.
         gain, uncertainty: by kind, at `FRACTIONS` of the epochs: how much the log error still changes until the
             last epoch, and the standard deviation of that.
@@ -129,12 +128,10 @@ class Prior:
     """
 
     weights: Mapping[str, float]
-    spread: Mapping[str, float]
     kernel: Mapping[str, float]
     gain: Mapping[str, Sequence[float]]
     uncertainty: Mapping[str, Sequence[float]]
     origin: str = ""
-    without: frozenset[str] = field(default_factory=frozenset)
 
     def mean(self, landscape: Landscape, points: Points) -> Array:
         """Expected log error of each configuration, over that of the best linear probe: [m]."""
@@ -155,8 +152,7 @@ class Prior:
 
     def to_json(self) -> str:
         """As text; the inverse of `from_json`."""
-        values = {key: value for key, value in asdict(self).items() if key != "without"}
-        return json.dumps(values, indent=1, sort_keys=True) + "\n"
+        return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Prior":

@@ -175,7 +175,6 @@ class ProxySampler(BaseSampler):
         self._surrogate, self._seed = surrogate, seed
         self._upper_layers, self._range, self._rates = tuple(upper_layers), learning_rate, rates
         self._admissible, self._continues = admissible, continues
-        self._random = RandomSampler(seed=seed)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """All that is chosen together."""

@@ -138,12 +138,9 @@ def fit(targets: list[Target]) -> Prior:
     solved = np.linalg.solve(x.T @ x + _RIDGE * np.eye(len(names)), x.T @ y)
     weights = dict(zip(names, solved.round(5).tolist(), strict=True))
     left = [s - d @ solved for s, d in zip(scores, design, strict=True)]
-    kinds = np.concatenate([target.points.kinds(target.landscape) for target in targets])
-    together = np.concatenate(left)
-    spread = {kind: float(together[kinds == i].std()) if (kinds == i).any() else 0.5 for i, kind in enumerate(KINDS)}
     gain, uncertainty = curves(targets)
     origin = f"{len(targets)} targets of the transfer table: {'; '.join(target.name for target in targets)}"
-    return Prior(weights, spread, fit_kernel(targets, left), gain, uncertainty, origin)
+    return Prior(weights, fit_kernel(targets, left), gain, uncertainty, origin)
 
 
 def fit_kernel(targets: list[Target], left: list[np.ndarray]) -> dict[str, float]:

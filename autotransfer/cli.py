@@ -109,6 +109,13 @@ Sampler = Annotated[
     Literal["proxy", "tpe", "gp", "random"] | None,
     typer.Option(help="Who chooses the trials: the proxies' prior and what it learns, or a sampler of Optuna."),
 ]
+Jobs = Annotated[int | None, typer.Option(min=1, metavar="N", help="Trials that run at once, each in a process.")]
+ExecutorOption = Annotated[
+    Literal["local", "ray"], typer.Option(help="Where trials run: processes of this machine, or a Ray cluster.")
+]
+Address = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="The Ray cluster: auto, HOST:PORT, ray://HOST:PORT.")
+]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on standard output.")]
@@ -121,6 +128,9 @@ def recommend(
     space: Space = "default",
     budget: Budget = None,
     trials: Annotated[int | None, typer.Option(min=1, metavar="N", help="Limit on the number of trials.")] = None,
+    gpu_budget: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Limit on the time that GPUs work, all trials together.")
+    ] = None,
     metric: Annotated[str | None, typer.Option(metavar="NAME", help="Objective, such as accuracy.")] = None,
     max_latency: Annotated[
         float | None, typer.Option(metavar="MS", help="Slowest acceptable prediction, milliseconds an image.")
@@ -142,6 +152,9 @@ def recommend(
     label_column: LabelColumns = None,
     task: TaskOption = None,
     sampler: Sampler = None,
+    jobs: Jobs = None,
+    executor: ExecutorOption = "local",
+    address: Address = None,
     seed: Seed = 0,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -153,6 +166,7 @@ def recommend(
     from autotransfer.quantities import parse_count, parse_duration
 
     budget_seconds = _option("--budget", parse_duration, budget)
+    gpu_seconds = _option("--gpu-budget", parse_duration, gpu_budget)
     largest = _option("--max-params", parse_count, max_params)
     slowest = _option("--max-latency", _positive, max_latency)
     _check_names(data, space)
@@ -177,6 +191,10 @@ def recommend(
             label_column=label_column or "label",
             task=task,
             sampler=sampler,
+            jobs=jobs,
+            executor=executor,
+            address=address,
+            gpu_budget=gpu_seconds,
             seed=seed,
             device=device,
             listeners=(progress,),

@@ -12,10 +12,10 @@ from optuna.trial import TrialState
 from PIL import Image
 
 from autotransfer.datasets import Dataset
+from autotransfer.search.budget import Budget
 from autotransfer.search.candidates import Pool, build_pool
 from autotransfer.search.events import Event
 from autotransfer.search.space import Space
-from autotransfer.search.study import Budget
 from autotransfer.search.workshop import Workshop
 from autotransfer.sources import Source, find_sources
 from autotransfer.transfer.config import TransferConfig

@@ -16,8 +16,9 @@ from autotransfer.recommendation.final import (
 )
 from autotransfer.recommendation.latency import measure_latency_ms
 from autotransfer.recommendation.why import negative_transfer, reasons
-from autotransfer.search.study import Budget, complete_trials, trained_trials
-from autotransfer.search.trials import best_trial
+from autotransfer.search.budget import Budget
+from autotransfer.search.checkpoints import best_trial
+from autotransfer.search.study import complete_trials, trained_trials
 from autotransfer.search.workshop import Workshop, exceeds_limits, linear_probe_config
 from autotransfer.transfer.config import TransferConfig
 from autotransfer.transfer.model import TrainedModel

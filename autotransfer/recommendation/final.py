@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 
 from autotransfer.probing import fit_linear_head
 from autotransfer.recommendation.recommendation import Score
+from autotransfer.search.budget import Budget
 from autotransfer.search.candidates import Candidate
+from autotransfer.search.checkpoints import weights_file
 from autotransfer.search.forecast import refit_seconds
-from autotransfer.search.study import Budget
-from autotransfer.search.trials import weights_file
 from autotransfer.search.workshop import Workshop, linear_probe_config
 from autotransfer.task import Task
 from autotransfer.transfer.config import TransferConfig

@@ -21,18 +21,14 @@ from autotransfer.quantities import parse_count, parse_duration
 from autotransfer.recommendation.answer import answer
 from autotransfer.recommendation.latency import level_latencies_ms
 from autotransfer.recommendation.recommendation import Recommendation
+from autotransfer.search.budget import Budget
 from autotransfer.search.candidates import build_pool
 from autotransfer.search.events import Event, Listener, Notice, PhaseStarted, StudyFailed, StudyFinished, StudyStarted
+from autotransfer.search.executors import SearchJob, make_executor, trial_seconds
+from autotransfer.search.first_trials import queue_first_trials
 from autotransfer.search.space import Space, load_space
 from autotransfer.search.strategy import SAMPLER_NAMES, Strategy
-from autotransfer.search.study import (
-    Budget,
-    open_storage,
-    open_study,
-    storage_url,
-    study_name,
-)
-from autotransfer.search.trials import queue_first_trials, run_trials
+from autotransfer.search.study import open_storage, open_study, storage_url, study_name
 from autotransfer.search.workshop import Workshop
 from autotransfer.settings import settings
 from autotransfer.sources import find_sources, load_plugins
@@ -62,6 +58,10 @@ def recommend(
     label_column: str | Sequence[str] = "label",
     task: Task | None = None,
     sampler: str | None = None,
+    jobs: int | None = None,
+    executor: str = "local",
+    address: str | None = None,
+    gpu_budget: str | float | None = None,
     seed: int = 0,
     device: str = "auto",
     listeners: Sequence[Listener] = (),
@@ -86,6 +86,10 @@ def recommend(
         label_column: the manifest's column of labels, or its columns of labels or numbers.
         task: `classification`, `multilabel` or `regression`; recognised from the data where None.
         sampler: `proxy` (steered by the proxies), or Optuna's `tpe`, `gp` or `random`; the space's where None.
+        jobs: trials that run at once; 1 where None (with Ray: one for each GPU, or for each four CPUs).
+        executor: `local` (processes of this machine) or `ray`.
+        address: of the Ray cluster; one on this machine is started where None.
+        gpu_budget: limit on the seconds that GPUs work, all trials and the probing together.
         seed: of splits, sampler and training.
         device: `auto`, `cpu` or `cuda`.
         listeners: told of every event.
@@ -102,11 +106,15 @@ def recommend(
         raise StudyError(f"there is no sampler '{sampler}'. Choose one of: {', '.join(SAMPLER_NAMES)}.")
     limit = parse_count(max_params) if max_params is not None else None
     chosen = load_space(space, sources=list(sources) if sources else None, metric=metric)
-    seconds = _budget_seconds(budget, trials, chosen)
+    seconds = _budget_seconds(budget, trials, gpu_budget, chosen)
     load_plugins([*chosen.plugins, *plugins])
     where = choose_device(device)
     found = find_sources(chosen.sources)
-    clock = Budget(seconds, trials if trials is not None else chosen.trials if budget is None else None)
+    gpu_seconds = parse_duration(gpu_budget) if gpu_budget is not None else None
+    if gpu_seconds is not None and where.type != "cuda":
+        raise StudyError("--gpu-budget counts seconds of GPUs, but none is used here; give --budget instead.")
+    limit_of_trials = trials if trials is not None else chosen.trials if budget is None and gpu_budget is None else None
+    clock = Budget(seconds, limit_of_trials, gpu_seconds=gpu_seconds)
     dataset = load_dataset(data, seed=seed, label_column=label_column, task=task)
     objective = get_metric(chosen.metric, dataset.task)
     chosen.training.check(dataset.task)
@@ -137,7 +145,7 @@ def recommend(
     tell(StudyStarted(name, handle.resumed, objective.name, params, tags))
     started = time.perf_counter()
     try:
-        with _interruptible(tell) as go_on:
+        with make_executor(executor, jobs=jobs, address=address) as workers, _interruptible(tell) as go_on:
             outputs = {"classification": "classes", "multilabel": "labels", "regression": "numbers"}[dataset.task]
             tell(PhaseStarted("data", detail=f"{len(dataset)} images, {len(dataset.classes)} {outputs}"))
             pool = build_pool(
@@ -170,7 +178,22 @@ def recommend(
             if not handle.study.get_trials(deepcopy=False):
                 queue_first_trials(handle.study, strategy, clock.left())
             tell(PhaseStarted("search", total=clock.trials))
-            run_trials(handle.study, strategy, clock, tell)
+            clock.begin_search(lambda: probing_seconds + trial_seconds(handle.study), workers.jobs)
+            job = SearchJob(
+                storage=url,
+                study=name,
+                workshop=workshop,
+                sampler=strategy.name,
+                plugins=(*chosen.plugins, *plugins),
+                trials=clock.trials,
+                ends=None if clock.wall_left is None else time.time() + clock.wall_left,
+                for_search=clock.for_search,
+                gpu_seconds=gpu_seconds,
+                gpu_spent=probing_seconds,
+                jobs=workers.jobs,
+            )
+            if reason := workers.search(job, go_on, tell):
+                tell(Notice(f"Stopping early: {reason}."))
             search_seconds = time.perf_counter() - started - probing_seconds
             tell(PhaseStarted("final"))
             finished, evidence = answer(handle.study, workshop, clock, plugins=(*chosen.plugins, *plugins))
@@ -205,10 +228,12 @@ def recommend(
     return recommendation
 
 
-def _budget_seconds(budget: str | float | None, trials: int | None, space: Space) -> float | None:
+def _budget_seconds(
+    budget: str | float | None, trials: int | None, gpu_budget: str | float | None, space: Space
+) -> float | None:
     if budget is not None:
         return parse_duration(budget)
-    if trials is not None:
+    if trials is not None or gpu_budget is not None:
         return None
     if space.budget is not None:
         return parse_duration(space.budget)

@@ -1,20 +1,16 @@
 """The study: ask, train, report, tell; the truth is in Optuna's storage."""
 
-import os
-import socket
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from autotransfer.datasets import Dataset
-from autotransfer.disk_cache import process_alive
 from autotransfer.errors import StudyError
+from autotransfer.search.journal import open_journal
 from autotransfer.search.space import Space
+from autotransfer.search.workers import Watch, retry_lost_trials, worker_name
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
@@ -37,12 +33,7 @@ def open_storage(url: str) -> optuna.storages.BaseStorage | str:
     """`journal:PATH` as a journal file, anything else as Optuna's own URL."""
     if not url.startswith("journal:"):
         return url
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    path = Path(url.removeprefix("journal:"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return JournalStorage(JournalFileBackend(str(path)))
+    return open_journal(Path(url.removeprefix("journal:")))
 
 
 def study_name(dataset: Dataset, space: Space, seed: int) -> str:
@@ -80,7 +71,7 @@ def open_study(name: str, url: str, *, identity: dict[str, str], greater_is_bett
     )
     if name in existing:
         _check_identity(study, identity)
-        _retry_interrupted(study)
+        retry_lost_trials(study, Watch())
     else:
         for key, value in identity.items():
             study.set_user_attr(key, value)
@@ -90,7 +81,7 @@ def open_study(name: str, url: str, *, identity: dict[str, str], greater_is_bett
 def ask(study: optuna.Study) -> optuna.Trial:
     """Ask for a trial and note who runs it."""
     trial = study.ask()
-    trial.set_user_attr("worker", _worker())
+    trial.set_user_attr("worker", worker_name())
     return trial
 
 
@@ -120,57 +111,3 @@ def _check_identity(study: optuna.Study, identity: dict[str, str]) -> None:
             f"study '{study.study_name}' cannot be resumed: {'; '.join(changed)}. "
             "Trials would not be comparable: start a new study (without --resume, or with another --study)."
         )
-
-
-def _retry_interrupted(study: optuna.Study) -> None:
-    """Close trials whose process is gone, and queue each once more."""
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if _alive(str(trial.user_attrs.get("worker", ""))):
-            continue
-        frozen: Any = trial
-        try:
-            study._storage.set_trial_user_attr(frozen._trial_id, "reason", "its process was killed")
-            study.tell(trial.number, state=TrialState.FAIL)
-        except (RuntimeError, ValueError):  # another process closed it first, and retries it
-            continue
-        # What it was queued with counts where it was killed before it had asked for all of its parameters.
-        params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-        if "retry_of" not in trial.user_attrs and params:
-            kept = {k: v for k, v in trial.user_attrs.items() if k == "role"}
-            origin = trial.user_attrs.get("origin", trial.number)
-            study.enqueue_trial(params, user_attrs={**kept, "retry_of": trial.number, "origin": origin})
-
-
-def _worker() -> str:
-    return f"{socket.gethostname()}:{os.getpid()}"
-
-
-def _alive(worker: str) -> bool:
-    host, _, process = worker.rpartition(":")
-    if host != socket.gethostname():
-        return bool(host)
-    return process.isdigit() and int(process) != os.getpid() and process_alive(int(process))
-
-
-class Budget:
-    """Wall-clock seconds and trials; either may be None.
-
-    The clock is given, so that tests need not wait.
-    """
-
-    def __init__(self, seconds: float | None, trials: int | None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._seconds, self.trials, self._clock = seconds, trials, clock
-        self._started = clock()
-
-    def elapsed(self) -> float:
-        """Seconds since the start."""
-        return self._clock() - self._started
-
-    def left(self) -> float | None:
-        """Seconds left, None without a limit."""
-        return None if self._seconds is None else max(0.0, self._seconds - self.elapsed())
-
-    def fits(self, seconds: float) -> bool:
-        """True where work of that length ends before the limit."""
-        left = self.left()
-        return left is None or seconds <= left

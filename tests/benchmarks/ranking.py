@@ -65,8 +65,8 @@ def measure(options: argparse.Namespace) -> None:
     from autotransfer.datasets import load_dataset
     from autotransfer.proxies import list_proxies
     from autotransfer.search.candidates import build_pool
+    from autotransfer.search.first_trials import usual_learning_rate
     from autotransfer.search.space import Space
-    from autotransfer.search.trials import usual_learning_rate
     from autotransfer.search.workshop import Workshop, with_training
     from autotransfer.sources import find_sources, load_plugins
     from autotransfer.transfer.config import TransferConfig

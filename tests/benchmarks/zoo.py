@@ -148,7 +148,7 @@ class Bench:
         return {"architecture": source.architecture, "level": level, "linear_probe": probed, "fine_tuned": tuned}
 
     def _config(self, source, level: int, epochs: int):
-        from autotransfer.search.trials import usual_learning_rate
+        from autotransfer.search.first_trials import usual_learning_rate
         from autotransfer.search.workshop import linear_probe_config, with_training
         from autotransfer.transfer.config import TransferConfig
 

@@ -11,10 +11,11 @@ from autotransfer.datasets import Dataset, load_dataset
 from autotransfer.recommendation import Recommendation
 from autotransfer.recommendation.answer import answer
 from autotransfer.search import trials
+from autotransfer.search.budget import Budget
 from autotransfer.search.candidates import Pool
+from autotransfer.search.first_trials import queue_first_trials
 from autotransfer.search.strategy import Strategy
-from autotransfer.search.study import Budget
-from autotransfer.search.trials import queue_first_trials, run_trials
+from autotransfer.search.trials import run_trials
 from autotransfer.search.workshop import Workshop
 
 
@@ -44,7 +45,7 @@ def study(workshop: Workshop) -> optuna.Study:
     made = new_study()
     queue_first_trials(made, Strategy("tpe", workshop))
     with pytest.MonkeyPatch.context() as patched:  # the tests retell which trial was best: all weights are kept
-        patched.setattr(trials, "_drop_weights", lambda study, workshop: None)
+        patched.setattr(trials, "drop_weights", lambda study, workshop: None)
         run_trials(made, Strategy("tpe", workshop), unlimited(4), Told())
     return made
 

@@ -14,7 +14,7 @@ import autotransfer.recommendation.answer as answer_module
 from autotransfer.errors import StudyError
 from autotransfer.probing import fit_linear_head
 from autotransfer.recommendation.answer import answer
-from autotransfer.search.study import Budget
+from autotransfer.search.budget import Budget
 from autotransfer.search.workshop import Workshop
 from autotransfer.transfer.config import TransferConfig
 from autotransfer.transfer.evaluation import get_metric

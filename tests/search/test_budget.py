@@ -2,7 +2,7 @@
 
 from small_study import Stopwatch
 
-from autotransfer.search.study import Budget
+from autotransfer.search.budget import Budget
 
 
 def test_a_budget_counts_down_from_when_it_was_made():

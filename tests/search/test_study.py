@@ -19,7 +19,6 @@ from autotransfer.errors import StudyError
 from autotransfer.search.space import Space
 from autotransfer.search.strategy import Strategy
 from autotransfer.search.study import (
-    _retry_interrupted,
     ask,
     complete_trials,
     open_storage,
@@ -28,6 +27,7 @@ from autotransfer.search.study import (
     study_name,
     trained_trials,
 )
+from autotransfer.search.workers import Watch, retry_lost_trials
 
 IDENTITY = {"dataset": "d1", "space": "s1", "seed": "0", "sources": "a, b"}
 
@@ -201,7 +201,7 @@ def test_two_processes_that_resume_at_once_retry_it_once(url, dead_worker, monke
     seen = slow.get_trials(states=(TrialState.RUNNING,))
     study = opened(url, resume=True).study  # closes the trial after the slow process has seen it run
     monkeypatch.setattr(slow, "get_trials", lambda **options: seen)
-    _retry_interrupted(slow)
+    retry_lost_trials(slow, Watch())
     assert [trial.state for trial in study.get_trials()] == [TrialState.FAIL, TrialState.WAITING]
 
 

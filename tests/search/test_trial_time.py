@@ -23,11 +23,13 @@ from small_study import (
 )
 
 from autotransfer.search import trials as trials_module
+from autotransfer.search.budget import Budget
+from autotransfer.search.checkpoints import best_trial
 from autotransfer.search.events import EpochFinished, TrialFinished, TrialStarted
+from autotransfer.search.first_trials import queue_first_trials
 from autotransfer.search.forecast import Forecast, refit_seconds
 from autotransfer.search.strategy import Strategy
-from autotransfer.search.study import Budget
-from autotransfer.search.trials import best_trial, queue_first_trials, run_trials
+from autotransfer.search.trials import run_trials
 from autotransfer.search.workshop import Workshop
 from autotransfer.transfer.config import TransferConfig
 from autotransfer.transfer.evaluation import get_metric

@@ -24,10 +24,12 @@ from small_study import (
 )
 
 from autotransfer.recommendation import final
+from autotransfer.search.checkpoints import best_trial
 from autotransfer.search.events import EpochFinished, TrialFinished, TrialStarted
+from autotransfer.search.first_trials import queue_first_trials
 from autotransfer.search.forecast import Forecast
 from autotransfer.search.strategy import Strategy
-from autotransfer.search.trials import best_trial, queue_first_trials, run_trials
+from autotransfer.search.trials import run_trials
 from autotransfer.transfer import training
 from autotransfer.transfer.config import TransferConfig, canonical
 from autotransfer.transfer.evaluation import Metric, get_metric
@@ -132,7 +134,7 @@ def test_the_best_trials_keep_weights_that_have_the_score_they_were_told(search)
     complete = [trial for trial in study.get_trials() if trial.state == TrialState.COMPLETE]
     assert len(complete) >= 4
     best = [best_trial(study, workshop.metric, from_scratch=scratch) for scratch in (True, False)]
-    kept = sorted(path.name for path in workshop.checkpoints.iterdir())
+    kept = sorted(path.name for path in workshop.checkpoints.glob("trial-*"))
     assert kept == sorted(f"trial-{trial.number}.safetensors" for trial in best)
     for trial in best:
         config = TransferConfig.from_dict(trial.user_attrs["config"])
@@ -343,7 +345,7 @@ def test_a_trial_whose_process_was_killed_goes_on_from_its_last_epoch(make_works
 
     with pytest.raises(KilledError):
         run_trials(study, Strategy("tpe", workshop), unlimited(1), kill)
-    assert [path.name for path in workshop.checkpoints.iterdir()] == ["trial-0.state"]
+    assert [path.name for path in workshop.checkpoints.glob("trial-*")] == ["trial-0.state"]
     trial = study.get_trials()[0]
     study.tell(0, state=TrialState.FAIL)  # what --resume does with a trial whose process is gone
     study.enqueue_trial(trial.params, user_attrs={"retry_of": 0, "origin": 0})
@@ -355,4 +357,4 @@ def test_a_trial_whose_process_was_killed_goes_on_from_its_last_epoch(make_works
     assert [event.epoch for event in told.of(EpochFinished)] == [1, 2, 3, 4]
     assert len(trained) < 4
     assert study.get_trials()[1].value == expected_study.get_trials()[0].value
-    assert sorted(path.suffix for path in workshop.checkpoints.iterdir()) == [".safetensors"]
+    assert sorted(path.suffix for path in workshop.checkpoints.glob("trial-*")) == [".safetensors"]

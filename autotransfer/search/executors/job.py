@@ -1,0 +1,67 @@
+"""What a worker needs to take part in a search: a value that travels to other processes and machines."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import optuna
+
+from autotransfer.search.budget import Budget
+from autotransfer.search.events import Listener
+from autotransfer.search.strategy import Strategy
+from autotransfer.search.study import FINISHED, open_storage
+from autotransfer.search.trials import run_trials
+from autotransfer.search.workshop import Workshop
+from autotransfer.sources import load_plugins
+
+
+@dataclass(frozen=True)
+class SearchJob:
+    """One search.
+
+    Attributes:
+        storage, study: where the study lies, and its name.
+        workshop: what its trials need.
+        sampler: who chooses the trials.
+        plugins: modules that register architectures.
+        trials: limit on trained trials.
+        ends: unix time at which the budget ends, None without a limit.
+        for_search: seconds that were left when the search began.
+        gpu_seconds, gpu_spent: limit on the seconds of GPUs, and those used before the search.
+        jobs: trials that run at once, each on a GPU of its own where GPUs are used.
+    """
+
+    storage: str
+    study: str
+    workshop: Workshop
+    sampler: str
+    plugins: tuple[str, ...] = ()
+    trials: int | None = None
+    ends: float | None = None
+    for_search: float | None = None
+    gpu_seconds: float | None = None
+    gpu_spent: float = 0.0
+    jobs: int = 1
+
+    def run(self, go_on: Callable[[], bool], listener: Listener) -> str:
+        """Run trials until the search ends, as one of its workers; why it ended early, or an empty string."""
+        load_plugins(self.plugins)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        study = optuna.load_study(study_name=self.study, storage=open_storage(self.storage))
+        seconds = None if self.ends is None else self.ends - time.time()
+        budget = Budget(seconds, self.trials, gpu_seconds=self.gpu_seconds)
+        budget.begin_search(lambda: self.gpu_spent + trial_seconds(study), self.jobs, self.for_search)
+        return run_trials(study, Strategy(self.sampler, replace(self.workshop, go_on=go_on)), budget, listener)
+
+    def portable(self) -> "SearchJob":
+        """The same for another process: it asks somebody else whether to go on."""
+        return replace(self, workshop=replace(self.workshop, go_on=_always))
+
+
+def trial_seconds(study: optuna.Study) -> float:
+    """Seconds that the finished trials of a study took together."""
+    return sum(float(t.user_attrs.get("seconds", 0.0)) for t in study.get_trials(deepcopy=False, states=FINISHED))
+
+
+def _always() -> bool:
+    return True

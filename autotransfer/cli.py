@@ -203,6 +203,45 @@ def recommend(
 
 
 @app.command()
+def join(
+    data: Data,
+    study: Annotated[str, typer.Option(metavar="NAME", help="Name of the study that `recommend` runs elsewhere.")],
+    storage: Annotated[
+        str | None, typer.Option(metavar="URL", help="Its Optuna storage: a database, or a journal file that both see.")
+    ] = None,
+    jobs: Jobs = None,
+    executor: ExecutorOption = "local",
+    address: Address = None,
+    device: Device = "auto",
+    tracking_uri: Annotated[
+        str | None, typer.Option(metavar="URI", help="Its MLflow store; a local SQLite file by default.")
+    ] = None,
+) -> None:
+    """Run trials of a study that another process or machine recommends from, until its search ends.
+
+    DATA is this machine's copy of the same images.
+    """
+    from autotransfer.datasets import check_exists
+
+    check_exists(data)
+    with _working() as progress:
+        from autotransfer.recommendation.joining import join as run
+
+        ended = run(
+            data,
+            study=study,
+            storage=storage,
+            jobs=jobs,
+            executor=executor,
+            address=address,
+            device=device,
+            tracking_uri=tracking_uri,
+            listeners=(progress,),
+        )
+    print_line(answer_console(), f"{ended} trials of study '{study}' ended here; it is over, or the budget is spent")
+
+
+@app.command()
 def score(
     data: Data,
     space: Space = "default",

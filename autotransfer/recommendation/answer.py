@@ -11,13 +11,13 @@ from autotransfer.recommendation.final import (
     constant_predictions,
     finish_linear_probe,
     finish_trial,
-    keep_trial,
+    keep_best,
     score_on_test,
 )
 from autotransfer.recommendation.latency import measure_latency_ms
 from autotransfer.recommendation.why import negative_transfer, reasons
 from autotransfer.search.budget import Budget
-from autotransfer.search.checkpoints import best_trial
+from autotransfer.search.checkpoints import best_trials
 from autotransfer.search.study import complete_trials, trained_trials
 from autotransfer.search.workshop import Workshop, exceeds_limits, linear_probe_config
 from autotransfer.transfer.config import TransferConfig
@@ -44,16 +44,17 @@ def answer(
     """
     metric = workshop.metric
     probe = _linear_probe(workshop)
-    transferred = best_trial(study, metric, from_scratch=False)
-    scratch_trial = best_trial(study, metric, from_scratch=True)
-    scratch = keep_trial(scratch_trial, workshop) if scratch_trial is not None else None
-    transferring = probe
-    if transferred is not None and metric.better(float(transferred.value or 0.0), probe.val_score):
-        transferring = keep_trial(transferred, workshop)
-    chosen, trial = transferring, transferred
-    if scratch is not None and metric.better(scratch.val_score, transferring.val_score):
-        chosen, trial = scratch, scratch_trial
-    if trial is not None and chosen is not probe:
+    better = [
+        t for t in best_trials(study, metric, from_scratch=False) if metric.better(t.value or 0.0, probe.val_score)
+    ]
+    transferred = keep_best(better, workshop, clock)
+    from_scratch = keep_best(best_trials(study, metric, from_scratch=True)[:1], workshop, clock)
+    scratch = from_scratch[0] if from_scratch is not None else None
+    transferring = transferred[0] if transferred is not None else probe
+    chosen, trial = transferred or (probe, None)
+    if from_scratch is not None and metric.better(from_scratch[0].val_score, transferring.val_score):
+        chosen, trial = from_scratch
+    if trial is not None:
         chosen = finish_trial(chosen, trial, workshop, clock)
     baselines = {
         CONSTANT_BASELINES[workshop.dataset.task]: score_on_test(metric, constant_predictions(workshop), workshop),

@@ -1,23 +1,26 @@
 """The final training and the one evaluation on the test split."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import optuna
+from optuna.trial import FrozenTrial
 from safetensors.torch import load_file
 
+from autotransfer.errors import TrainingError
 from autotransfer.probing import fit_linear_head
 from autotransfer.recommendation.recommendation import Score
 from autotransfer.search.budget import Budget
 from autotransfer.search.candidates import Candidate
-from autotransfer.search.checkpoints import weights_file
+from autotransfer.search.checkpoints import origin_of, weights_file
 from autotransfer.search.forecast import refit_seconds
 from autotransfer.search.workshop import Workshop, linear_probe_config
 from autotransfer.task import Task
 from autotransfer.transfer.config import TransferConfig
 from autotransfer.transfer.evaluation import Metric, bootstrap_interval
+from autotransfer.transfer.inputs import Rows
 from autotransfer.transfer.surgery import TransferModel
 from autotransfer.transfer.training import Data, set_classifier, train
 
@@ -44,21 +47,49 @@ class Finalist:
     refitted: bool
 
 
-def keep_trial(trial: optuna.trial.FrozenTrial, workshop: Workshop) -> Finalist:
+def keep_best(trials: Sequence[FrozenTrial], workshop: Workshop, budget: Budget) -> tuple[Finalist, FrozenTrial] | None:
+    """The first of `trials` that can be answered with, and what it is; None where there is none.
+
+    Its weights are on this machine, or there is time to train them again: another machine has run the trial.
+    """
+    for trial in trials:
+        if weights_file(trial.number, workshop).exists():
+            return keep_trial(trial, workshop), trial
+        if workshop.go_on() and budget.fits(refit_seconds(trial, workshop.dataset)):
+            try:
+                return _train_again(trial, workshop), trial
+            except (InterruptedError, TrainingError):
+                continue
+    return None
+
+
+def keep_trial(trial: FrozenTrial, workshop: Workshop) -> Finalist:
     """A trial's configuration with the weights that the trial ended with."""
     config = TransferConfig.from_dict(trial.user_attrs["config"])
     model = workshop.build(config)
     model.load_state_dict(load_file(weights_file(trial.number, workshop)))
+    return _trained_on_train(trial, config, model, workshop)
+
+
+def _train_again(trial: FrozenTrial, workshop: Workshop) -> Finalist:
+    config = TransferConfig.from_dict(trial.user_attrs["config"])
+    rows, until = workshop.dataset.rows("train"), trial.user_attrs.get("best_epoch")
+    model = _train(config, workshop, rows, workshop.seed + origin_of(trial), until)
+    return _trained_on_train(trial, config, model, workshop)
+
+
+def _trained_on_train(trial: FrozenTrial, config: TransferConfig, model: TransferModel, workshop: Workshop) -> Finalist:
     predictions = workshop.predict(model, config, "test")
     return Finalist(config, model, float(trial.value or 0.0), predictions, predictions, False)
 
 
-def finish_trial(kept: Finalist, trial: optuna.trial.FrozenTrial, workshop: Workshop, budget: Budget) -> Finalist:
+def finish_trial(kept: Finalist, trial: FrozenTrial, workshop: Workshop, budget: Budget) -> Finalist:
     """Train a trial's configuration again on train + validation, or keep its weights where time is short."""
     if not workshop.go_on() or not budget.fits(refit_seconds(trial, workshop.dataset)):
         return kept
     try:
-        model = _refit(kept.config, workshop, trial.user_attrs.get("best_epoch"))
+        rows, until = workshop.dataset.rows("train", "val"), trial.user_attrs.get("best_epoch")
+        model = _train(kept.config, workshop, rows, workshop.seed, until)
     except InterruptedError:
         return kept
     predictions = workshop.predict(model, kept.config, "test")
@@ -109,11 +140,11 @@ def score_on_test(metric: Metric, predictions: npt.NDArray[np.float32], workshop
     return Score(metric.name, metric(predictions, targets), low, high, len(targets))
 
 
-def _refit(config: TransferConfig, workshop: Workshop, until: int | None) -> TransferModel:
-    """Train on train + validation; with early stopping until the epoch that was best on validation."""
-    dataset, rows = workshop.dataset, workshop.dataset.rows("train", "val")
+def _train(config: TransferConfig, workshop: Workshop, rows: Rows, seed: int, until: int | None) -> TransferModel:
+    """Train on all of `rows`; with early stopping until the epoch that was best on validation."""
+    dataset = workshop.dataset
     nothing: npt.NDArray[np.int64] = np.empty(0, np.int64)
     with workshop.started(config, rows) as (model, inputs):
         data = Data(inputs, dataset.targets, rows, nothing, dataset.task)
-        train(model, config, data, metric=workshop.metric, seed=workshop.seed, go_on=workshop.go_on, until=until)
+        train(model, config, data, metric=workshop.metric, seed=seed, go_on=workshop.go_on, until=until)
     return model

@@ -1,26 +1,20 @@
 """The main job: from labelled data to a recommendation."""
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from hashlib import sha256
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
-import optuna
-import pandas as pd
-import torch
-
-import autotransfer
-from autotransfer.datasets import Dataset, load_dataset
+from autotransfer.datasets import load_dataset
 from autotransfer.device import choose_device
 from autotransfer.errors import StudyError
 from autotransfer.quantities import parse_count, parse_duration
 from autotransfer.recommendation.answer import answer
+from autotransfer.recommendation.interrupt import interruptible
+from autotransfer.recommendation.joining import checkpoints_of, invitation
 from autotransfer.recommendation.latency import level_latencies_ms
 from autotransfer.recommendation.recommendation import Recommendation
+from autotransfer.recommendation.record import counts, free_name, params, trials_table, versions
 from autotransfer.search.budget import Budget
 from autotransfer.search.candidates import build_pool
 from autotransfer.search.events import Event, Listener, Notice, PhaseStarted, StudyFailed, StudyFinished, StudyStarted
@@ -28,7 +22,7 @@ from autotransfer.search.executors import SearchJob, make_executor, trial_second
 from autotransfer.search.first_trials import queue_first_trials
 from autotransfer.search.space import Space, load_space
 from autotransfer.search.strategy import SAMPLER_NAMES, Strategy
-from autotransfer.search.study import open_storage, open_study, storage_url, study_name
+from autotransfer.search.study import open_study, storage_url
 from autotransfer.search.workshop import Workshop
 from autotransfer.settings import settings
 from autotransfer.sources import find_sources, load_plugins
@@ -119,7 +113,7 @@ def recommend(
     objective = get_metric(chosen.metric, dataset.task)
     chosen.training.check(dataset.task)
 
-    name = _name(study, dataset, chosen, seed, storage, resume)
+    name = free_name(study, dataset, chosen, seed, storage, resume)
     url = storage_url(storage or settings().storage, name, settings().studies_dir)
     handle = open_study(
         name,
@@ -140,12 +134,12 @@ def recommend(
         for listener in told:
             listener(event)
 
-    params = _params(dataset, chosen, seconds, trials, seed, where, data)
-    tags = {"dataset.fingerprint": dataset.fingerprint, "space": chosen.name, **_versions()}
-    tell(StudyStarted(name, handle.resumed, objective.name, params, tags))
+    told_params = params(dataset, chosen, seconds, trials, seed, where, data)
+    tags = {"dataset.fingerprint": dataset.fingerprint, "space": chosen.name, **versions()}
+    tell(StudyStarted(name, handle.resumed, objective.name, told_params, tags))
     started = time.perf_counter()
     try:
-        with make_executor(executor, jobs=jobs, address=address) as workers, _interruptible(tell) as go_on:
+        with make_executor(executor, jobs=jobs, address=address) as workers, interruptible(tell) as go_on:
             outputs = {"classification": "classes", "multilabel": "labels", "regression": "numbers"}[dataset.task]
             tell(PhaseStarted("data", detail=f"{len(dataset)} images, {len(dataset.classes)} {outputs}"))
             pool = build_pool(
@@ -167,7 +161,7 @@ def recommend(
                 metric=objective,
                 device=where,
                 cache_dir=settings().cache_dir,
-                checkpoints=settings().home / "checkpoints" / f"{name}-{sha256(url.encode()).hexdigest()[:8]}",
+                checkpoints=checkpoints_of(name, url),
                 seed=seed,
                 max_parameters=limit,
                 max_latency_ms=max_latency,
@@ -192,8 +186,9 @@ def recommend(
                 gpu_spent=probing_seconds,
                 jobs=workers.jobs,
             )
-            if reason := workers.search(job, go_on, tell):
-                tell(Notice(f"Stopping early: {reason}."))
+            with invitation(handle.study, job, label_column, dataset.task):
+                if reason := workers.search(job, go_on, tell):
+                    tell(Notice(f"Stopping early: {reason}."))
             search_seconds = time.perf_counter() - started - probing_seconds
             tell(PhaseStarted("final"))
             finished, evidence = answer(handle.study, workshop, clock, plugins=(*chosen.plugins, *plugins))
@@ -205,14 +200,14 @@ def recommend(
         "probing_seconds": probing_seconds,
         "search_seconds": search_seconds,
         "final_seconds": time.perf_counter() - started - probing_seconds - search_seconds,
-        **_counts(handle.study),
+        **counts(handle.study),
     }
     folder = Path(out) if out is not None else Path(name)
     recommendation = Recommendation(
         **evidence,
         cost=cost,
         sources=pool.table(),
-        trials=_trials_table(handle.study),
+        trials=trials_table(handle.study),
         study=name,
         storage=handle.storage,
         tracking_uri=tracking_uri or settings().default_tracking_uri(),
@@ -238,109 +233,3 @@ def _budget_seconds(
     if space.budget is not None:
         return parse_duration(space.budget)
     return None if space.trials is not None else parse_duration(_DEFAULT_BUDGET)
-
-
-def _name(given: str | None, dataset: Dataset, space: Space, seed: int, storage: str | None, resume: bool) -> str:
-    """The given name, or the job's own: the latest of that job to resume, the next free one to start."""
-    if given is not None:
-        return given
-    base = study_name(dataset, space, seed)
-
-    def exists(name: str) -> bool:
-        url = storage_url(storage or settings().storage, name, settings().studies_dir)
-        if url.startswith("journal:") and not Path(url.removeprefix("journal:")).exists():
-            return False
-        return name in optuna.get_all_study_names(open_storage(url))
-
-    name, number = base, 1
-    while exists(name):
-        previous, number = name, number + 1
-        name = f"{base}-{number}"
-        if resume and not exists(name):
-            return previous
-    return name
-
-
-def _params(
-    dataset: Dataset,
-    space: Space,
-    seconds: float | None,
-    trials: int | None,
-    seed: int,
-    device: torch.device,
-    data: str | PathLike[str],
-) -> dict[str, str | int | float | bool | None]:
-    return {
-        "dataset": dataset.name,
-        "data": str(data),
-        "images": len(dataset),
-        "task": dataset.task,
-        "classes": len(dataset.classes),
-        "splits": dataset.split_origin,
-        "space": space.name,
-        "sources": ", ".join(space.sources)[:500],
-        "budget": seconds,
-        "trials": trials,
-        "seed": seed,
-        "device": str(device),
-    }
-
-
-def _versions() -> dict[str, str]:
-    import timm
-
-    return {
-        "version.autotransfer": autotransfer.__version__,
-        "version.torch": torch.__version__,
-        "version.timm": timm.__version__,
-        "version.optuna": optuna.__version__,
-    }
-
-
-def _counts(study: optuna.Study) -> dict[str, float]:
-    states = [trial.state.name.lower() for trial in study.get_trials(deepcopy=False)]
-    return {
-        "trials_complete": states.count("complete"),
-        "trials_pruned": states.count("pruned"),
-        "trials_failed": states.count("fail"),
-    }
-
-
-def _trials_table(study: optuna.Study) -> pd.DataFrame:
-    rows = []
-    for trial in study.get_trials(deepcopy=False):
-        if "config" not in trial.user_attrs:
-            continue
-        rows.append(
-            {
-                "number": trial.number,
-                "state": trial.state.name.lower(),
-                "value": trial.value,
-                "role": trial.user_attrs.get("role", ""),
-                "reason": trial.user_attrs.get("reason", ""),
-                "seconds": trial.user_attrs.get("seconds"),
-                **trial.user_attrs["config"],
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-@contextmanager
-def _interruptible(tell: Callable[[Event], None]) -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C asks the job to finish with what is known; the second one ends it."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: True
-        return
-
-    def handle(signum: int, frame: object) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-        tell(Notice("Stopping: answering with what is known. Ctrl-C again to give up."))
-
-    previous = signal.signal(signal.SIGINT, handle)
-    try:
-        yield lambda: not stop.is_set()
-    finally:
-        signal.signal(signal.SIGINT, previous)

@@ -24,6 +24,7 @@ class StudyStarted:
         params: what the study is about, flat and JSON-able (space, seed, budget, dataset, sources, ...).
         tags: dataset fingerprint, space, versions.
         metric: name of the objective.
+        joined: True where another process leads it, and this one only runs trials.
     """
 
     study: str
@@ -31,6 +32,7 @@ class StudyStarted:
     metric: str
     params: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
+    joined: bool = False
 
 
 @dataclass(frozen=True)

@@ -212,7 +212,7 @@ class MlflowTracker:
         if run is None:
             tags = {STUDY_TAG: event.study}
             run = self._client.create_run(self._experiment_id, run_name=event.study, tags=tags)
-        else:
+        elif not event.joined:
             self._client.update_run(run.info.run_id, status="RUNNING")
             self._close_stale_trials(run.info.run_id)
         params = {**event.params, "metric": event.metric}

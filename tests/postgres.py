@@ -21,7 +21,7 @@ def programs() -> Path | None:
 @contextmanager
 def postgres_server(folder: Path) -> Iterator[str]:
     """A server on loopback with one empty database; its URL."""
-    pytest.importorskip("psycopg2")
+    pytest.importorskip("psycopg")
     bin_dir = programs()
     if bin_dir is None:
         pytest.skip("PostgreSQL's programs are not on this machine")
@@ -47,6 +47,6 @@ def postgres_server(folder: Path) -> Iterator[str]:
     control = [*user, bin_dir / "pg_ctl", "-D", data, "-w"]
     subprocess.run([*control, "-l", data / "log", "-o", options, "start"], check=True, capture_output=True)
     try:
-        yield f"postgresql://test@127.0.0.1:{port}/postgres"
+        yield f"postgresql+psycopg://test@127.0.0.1:{port}/postgres"
     finally:
         subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True)

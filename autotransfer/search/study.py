@@ -1,5 +1,6 @@
 """The study: ask, train, report, tell; the truth is in Optuna's storage."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from autotransfer.datasets import Dataset
 from autotransfer.errors import StudyError
 from autotransfer.search.journal import open_journal
 from autotransfer.search.space import Space
-from autotransfer.search.workers import Watch, retry_lost_trials, worker_name
+from autotransfer.search.workers import KILLED, Watch, retry_lost_trials, worker_name
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
@@ -29,11 +30,29 @@ def storage_url(storage: str | None, name: str, studies_dir: Path) -> str:
     return storage or f"journal:{(studies_dir / f'{name}.journal').resolve()}"
 
 
-def open_storage(url: str) -> optuna.storages.BaseStorage | str:
-    """`journal:PATH` as a journal file, anything else as Optuna's own URL."""
-    if not url.startswith("journal:"):
-        return url
-    return open_journal(Path(url.removeprefix("journal:")))
+def open_storage(url: str) -> optuna.storages.BaseStorage:
+    """`journal:PATH` as a journal file, anything else as Optuna's own URL.
+
+    Raises:
+        StudyError: what it needs is not installed, or it cannot be reached.
+    """
+    if url.startswith("journal:"):
+        return open_journal(Path(url.removeprefix("journal:")))
+    from sqlalchemy.exc import SQLAlchemyError
+
+    shown = re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:***@", url)
+    try:
+        return optuna.storages.get_storage(url)
+    except ImportError as error:
+        raise StudyError(
+            f"the storage {shown} needs a driver that is not installed: for PostgreSQL, "
+            "pip install 'autotransfer[postgres]' and write postgresql+psycopg://USER@HOST/DATABASE."
+        ) from error
+    except (SQLAlchemyError, OSError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].replace(url, shown)
+        raise StudyError(
+            f"the storage {shown} cannot be opened: {reason} Check its address and that it runs."
+        ) from error
 
 
 def study_name(dataset: Dataset, space: Space, seed: int) -> str:
@@ -86,9 +105,9 @@ def ask(study: optuna.Study) -> optuna.Trial:
 
 
 def trained_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """Finished trials that cost training: complete, pruned on their curve, or failed."""
+    """Finished trials that cost training: complete, pruned on their curve, or failed; not those whose process died."""
     trials = study.get_trials(deepcopy=False, states=FINISHED)
-    return [trial for trial in trials if trial.user_attrs.get("trained", False)]
+    return [t for t in trials if t.user_attrs.get("trained", False) and t.user_attrs.get("reason") != KILLED]
 
 
 def complete_trials(study: optuna.Study) -> list[FrozenTrial]:
@@ -96,7 +115,7 @@ def complete_trials(study: optuna.Study) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
 
-def _names(storage: optuna.storages.BaseStorage | str) -> set[str]:
+def _names(storage: optuna.storages.BaseStorage) -> set[str]:
     return set(optuna.get_all_study_names(storage))
 
 

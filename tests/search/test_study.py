@@ -147,6 +147,19 @@ def test_a_median_curve_is_pruned_as_the_space_says(url):
     assert verdicts == [False, True]
 
 
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("oracle://nobody@nowhere/db", "needs a driver that is not installed"),
+        ("no-such-thing://x", "the storage no-such-thing://x cannot be opened"),
+        ("sqlite:////no/such/folder/optuna.db", "unable to open database file"),
+    ],
+)
+def test_a_storage_that_cannot_be_opened_is_told_without_a_traceback(url, message):
+    with pytest.raises(StudyError, match=message):
+        open_storage(url)
+
+
 # Interrupted trials
 
 

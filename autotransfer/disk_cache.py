@@ -202,11 +202,15 @@ def _remove_abandoned(folder: Path) -> None:
 
 
 def process_alive(number: int) -> bool:
-    """True where this machine has a process of that number."""
+    """True where this machine has a process of that number that has not ended."""
     try:
         os.kill(number, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         return True
-    return True
+    try:
+        status = Path(f"/proc/{number}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # no such folder on this system, or it has just ended
+        return True
+    return status.rpartition(")")[2].split()[0] not in ("Z", "X")  # ended, and not collected by its parent

@@ -49,4 +49,5 @@ def postgres_server(folder: Path) -> Iterator[str]:
     try:
         yield f"postgresql+psycopg://test@127.0.0.1:{port}/postgres"
     finally:
-        subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True)
+        # Without waiting: where nobody collects dead processes, it would be waited for in vain.
+        subprocess.run([*control, "-W", "-m", "immediate", "stop"], check=True, capture_output=True)

@@ -27,12 +27,13 @@ def worker_name() -> str:
 @contextmanager
 def heartbeat(trial: optuna.Trial, every: float = _BEAT_SECONDS) -> Iterator[None]:
     """Note on a running trial, now and then, that its worker lives: other machines cannot see the process."""
-    ended = threading.Event()
+    ended, storage, number = threading.Event(), trial.study._storage, trial._trial_id
 
     def beat() -> None:
         while not ended.wait(every):
             with suppress(Exception):  # a storage that is away for a moment, or a trial that was taken over
-                trial.set_user_attr("heartbeat", time.time())
+                # Not through the trial, whose own copy of its attributes the training reads at the same time.
+                storage.set_trial_user_attr(number, "heartbeat", time.time())
 
     thread = threading.Thread(target=beat, daemon=True, name=f"heartbeat of trial {trial.number}")
     thread.start()

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import socket
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -13,6 +14,7 @@ from autotransfer.search.executors.crew import Crew, Ended
 from autotransfer.search.executors.job import SearchJob
 
 _POLL_SECONDS = 0.2
+_CONNECT_SECONDS = 5.0
 _CPUS_OF_A_TRIAL = 4
 _MESSAGES_AT_ONCE = 1000
 
@@ -36,8 +38,9 @@ class OnRay:
         self._started = not ray.is_initialized()
         if self._started:
             try:
+                _check_reachable(address)
                 ray.init(address=address, include_dashboard=None if address else False, log_to_driver=False)
-            except (ConnectionError, RuntimeError, ValueError) as error:
+            except (OSError, RuntimeError, ValueError) as error:
                 raise StudyError(
                     f"no Ray cluster can be reached at {address or 'this machine'}: {str(error).splitlines()[0]} "
                     "Start one with `ray start --head`, or leave --address out for one on this machine."
@@ -130,6 +133,17 @@ class RayWorker:
     def stop(self) -> None:
         """End the trial and the search at the next batch."""
         self._stop.set()
+
+
+def _check_reachable(address: str | None) -> None:
+    """Connect once, quickly: Ray itself tries for minutes before it gives up.
+
+    Raises:
+        OSError: nothing listens there.
+    """
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
 
 
 def _first_line(error: Exception) -> str:

@@ -23,6 +23,15 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="module")
+def ray_on_this_machine() -> Iterator[None]:
+    """One Ray for all tests of a module: starting it takes longer than they do."""
+    ray = pytest.importorskip("ray")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
 @pytest.fixture(scope="session")
 def make_job(digits: Dataset, pool: Pool, cache_dir: Path) -> Callable[..., SearchJob]:
     """`make_job(folder, trials=5)`: a new study in a journal there (or at `storage`), its first trials queued."""

@@ -20,7 +20,6 @@ CASES = [
     pytest.param(({"name": "local", "jobs": 2}, "journal"), id="two processes, journal"),
     pytest.param(({"name": "local", "jobs": 2}, "postgres"), id="two processes, PostgreSQL", marks=slow),
     pytest.param(({"name": "ray", "jobs": 2}, "journal"), id="Ray, journal", marks=slow),
-    pytest.param(({"name": "ray", "jobs": 2}, "postgres"), id="Ray, PostgreSQL", marks=slow),
 ]
 
 
@@ -28,7 +27,7 @@ CASES = [
 def case(request, tmp_path_factory) -> tuple[dict[str, Any], str, Any]:
     options, storage = request.param
     if options["name"] == "ray":
-        pytest.importorskip("ray")
+        request.getfixturevalue("ray_on_this_machine")
     url = request.getfixturevalue("postgres_url") if storage == "postgres" else ""
     return options, url, tmp_path_factory
 

@@ -99,6 +99,7 @@ def test_the_storage_of_such_a_search_is_whole(chaos):
     assert len(study.get_trials()) == len(numbers) + 1
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_told_and_started_again(make_job, tmp_path):
     job, told = make_job(tmp_path / "one", trials=2, jobs=2), Told()
     killer = Killer(study_of(job), 1, seed=1)

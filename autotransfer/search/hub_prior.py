@@ -21,7 +21,9 @@ class HubPrior:
 
     Attributes:
         weights: of features that `describe` names, in standard deviations between sources of one target.
-        accuracy: logit of ImageNet accuracy by size and data, for sources that have no such classifier.
+        accuracy: logit of ImageNet accuracy by size and data, for sources that have neither such a classifier nor a
+            fine-tuned version with one; a standard deviation below what such models have on average, because size
+            alone is no reason to be first.
         centre: the mean over all published models, which is subtracted.
         origin: what it was measured on.
     """
@@ -37,7 +39,7 @@ class HubPrior:
         return sum(weight * described[name] for name, weight in self.weights.items()) - self.centre
 
     def describe(self, published: Published) -> dict[str, float]:
-        """The features by name; a missing accuracy is what models of that size and data have."""
+        """The features by name; a missing accuracy is that of the fine-tuned version, else by size and data."""
         described = {
             "parameters": math.log10(published.parameters),
             "macs": math.log10(max(published.macs, 1e6)),
@@ -45,8 +47,9 @@ class HubPrior:
             "self_supervised": float(published.method == "self-supervised"),
             "distilled": float(published.method == "distilled"),
         }
-        if published.top1 is not None:
-            top1 = math.log(published.top1 / (1 - published.top1))
+        measured = published.top1 if published.top1 is not None else published.tuned_top1
+        if measured is not None:
+            top1 = math.log(measured / (1 - measured))
         else:
             top1 = sum(weight * {**described, "one": 1.0}[name] for name, weight in self.accuracy.items())
         return {"top1": top1, **described}

@@ -18,6 +18,7 @@ class Published:
         macs: multiply-adds of one image of `image_size`, forward.
         image_size: side in pixels.
         top1: ImageNet-1k accuracy at that size, 0..1; None where it has no classifier of these classes.
+        tuned_top1: where `top1` is None, that of the published model which was fine-tuned from this one, if any.
         pretraining: data in the order of training: `in1k`, `in21k+in1k`, `laion2b`; empty where it is not known.
         method: `supervised`, `distilled`, `self-supervised`, `image-text`, or empty.
     """
@@ -26,6 +27,7 @@ class Published:
     macs: float
     image_size: int
     top1: float | None
+    tuned_top1: float | None
     pretraining: str
     method: str
 
@@ -55,9 +57,14 @@ def published_models() -> dict[str, Published]:
             parameters=round(float(row["parameters"]) * 1e6),
             macs=float(row["gmacs"]) * 1e9,
             image_size=int(row["image_size"]),
-            top1=float(row["top1"]) / 100 if row["top1"] else None,
+            top1=_fraction(row["top1"]),
+            tuned_top1=_fraction(row["tuned_top1"]),
             pretraining=row["pretraining"],
             method=row["method"],
         )
         for row in rows
     }
+
+
+def _fraction(percent: str) -> float | None:
+    return round(float(percent) / 100, 5) if percent else None

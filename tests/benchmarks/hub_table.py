@@ -7,9 +7,11 @@ Read are timm's results (https://github.com/huggingface/pytorch-image-models/tre
 they lie in the folder `--tables`. It is no part of a clone: without it the shipped table is used as it is.
 
 A row is a pretrained model by timm's name with tag. Parameters are those of the results, else the benchmark's of the
-architecture (with a classifier of 1000 classes). GMACs are the benchmark's of the architecture at the model's own image
-size; at another size, by area. Pretraining is the metadata's where the architecture has one set of weights, for it
-names architectures; elsewhere it is derived from the tag, and the column `origin` says so.
+architecture (with a classifier of 1000 classes). GMACs are the benchmark's of the architecture at the model's own
+image size; at another size, by area. `tuned_top1` is, for a model without ImageNet classifier, the accuracy of the one
+that was fine-tuned from it, by name: `convnext_base.fb_in22k_ft_in1k` for `convnext_base.fb_in22k`. Pretraining is the
+metadata's where the architecture has one set of weights, for it names architectures; elsewhere it is derived from the
+tag, and the column `origin` says so.
 """
 
 import argparse
@@ -130,7 +132,9 @@ def build(tables: Path) -> pd.DataFrame:
                 "origin": ("metadata" if alone else "tag") if pretraining or method else None,
             }
         )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    table.insert(5, "tuned_top1", _tuned_top1(table))
+    return table
 
 
 def from_tag(tag: str, architecture: str) -> tuple[str | None, str | None]:
@@ -142,6 +146,8 @@ def from_tag(tag: str, architecture: str) -> tuple[str | None, str | None]:
     data = list(dict.fromkeys(name for _, name in sorted(found)))
     if "in1k" in data:
         data = [name for name in data if name != "in1k"] + ["in1k"]
+    if data == ["in1k"] and "clip_ft" in tag:
+        data = ["clip", "in1k"]  # image-text pairs that the tag does not name
     if not data and tag in SELF_SUPERVISED_ON_IMAGENET:
         data = ["in1k"]
     whole = f"{architecture}.{tag}"
@@ -154,6 +160,15 @@ def from_tag(tag: str, architecture: str) -> tuple[str | None, str | None]:
     else:
         method = "supervised" if data else None
     return "+".join(data) or None, method
+
+
+def _tuned_top1(table: pd.DataFrame) -> list[float | None]:
+    measured = table.dropna(subset=["top1"]).set_index("name")["top1"]
+    found: list[float | None] = []
+    for name, top1 in zip(table["name"], table["top1"], strict=True):
+        tuned = sorted((other for other in measured.index if other.startswith(f"{name}_")), key=len)
+        found.append(float(measured[tuned[0]]) if tuned and pd.isna(top1) else None)
+    return found
 
 
 def _parameters(result: pd.Series | None, measured: pd.DataFrame | None) -> float | None:

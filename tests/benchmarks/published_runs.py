@@ -36,9 +36,9 @@ _DEIT = {
     for side in (224, 384)
 }
 _SWIN = {
-    f"microsoft/swin-{size}-patch4-window{window}{theirs}": f"swin_{size}_patch4_window{window.replace('-', '_')}.{ours}"
+    f"microsoft/swin-{size}-patch4-window{window}-{side}{theirs}": f"swin_{size}_patch4_window{window}_{side}.{ours}"
     for size in ("tiny", "small", "base", "large")
-    for window in ("7-224", "12-384")
+    for window, side in ((7, 224), (12, 384))
     for theirs, ours in (("", "ms_in22k_ft_in1k" if size == "large" else "ms_in1k"), ("-in22k", "ms_in22k"))
 }
 _BEIT = {

@@ -103,7 +103,7 @@ def read_runs(tables: Path) -> tuple[pd.DataFrame, str]:
     if missing:
         sys.exit(
             f"{tables} lacks {', '.join(missing)}: published fine-tuning results, which are no part of the repository "
-            "(this module's docstring says where they are from). The coefficients made from them are shipped."
+            f"({Path(__file__).name} says where they are from). The coefficients made from them are shipped."
         )
     found = pd.concat([_full(tables), _few_images(tables), _papers(tables)])
     models = found["model"].nunique()

@@ -16,7 +16,7 @@ from autotransfer.quantities import format_count
 from autotransfer.search.hub_prior import shipped_hub_prior
 from autotransfer.search.space import Space
 from autotransfer.sources import Source
-from autotransfer.sources.published import Published, find_published
+from autotransfer.sources.published import Published, published_models
 
 # Of the budget: one full fine-tuning, and probing all sources together.
 _TRAINING_SHARE = 0.25
@@ -168,8 +168,7 @@ def macs_per_second(device: torch.device) -> float:
     """
     import timm
 
-    published = find_published(_MEASURED)
-    assert published is not None
+    published = published_models()[_MEASURED]
     with torch.random.fork_rng(devices=[]):
         network = timm.create_model(_MEASURED.split(".")[0], pretrained=False).eval().to(device)
         batch = torch.rand(128 if device.type == "cuda" else 4, 3, published.image_size, published.image_size)

@@ -300,17 +300,21 @@ def sources(
     ] = "embedded:*",
     plugin: Plugins = None,
     as_json: AsJson = False,
+    as_csv: AsCsv = False,
 ) -> None:
-    """List the sources that a PATTERN names; without one, those that came with autotransfer."""
+    """List the sources that a PATTERN names, those most promising by published figures first.
+
+    Without PATTERN: those that came with autotransfer. Expected is in standard deviations between sources, before
+    anything is downloaded; 0 is the mean of all published ones.
+    """
+    _refuse_both(as_json, as_csv)
     with redirect_stdout(sys.stderr):
+        from autotransfer.search.shortlist import describe_sources
         from autotransfer.sources import find_sources, load_plugins
 
         load_plugins(plugin or [])
-        found = [{"source": source.name, "kind": source.kind} for source in find_sources([pattern])]
-    if as_json:
-        print_json(found)
-        return
-    print_table(("source", "kind"), (row.values() for row in found))
+        found = describe_sources(find_sources([pattern]))
+    print_frame(found, as_json=as_json, as_csv=as_csv)
     Console(stderr=True).print(f"{len(found)} sources match '{pattern}'.", highlight=False, markup=False)
 
 

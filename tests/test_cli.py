@@ -245,6 +245,21 @@ def test_sources_lists_the_embedded_ones(run: Any) -> None:
     assert len(found) >= 3
 
 
+def test_sources_shows_what_is_published_of_them_best_first(run: Any) -> None:
+    found = json.loads(run("sources", "resnet18.*", "--json").stdout)
+    assert [row["expected"] for row in found] == sorted((row["expected"] for row in found), reverse=True)
+    assert {"parameters", "gmacs", "top1", "pretraining"} < set(found[0])
+    assert all(isinstance(row["parameters"], int) for row in found)
+    table = run("sources", "resnet18.*").stdout
+    assert "11.7M" in table and "in1k" in table
+    assert run("sources", "resnet18.*", "--csv").stdout.startswith("source,kind,parameters,gmacs,top1,pretraining,")
+
+
+def test_sources_says_nothing_where_nothing_is_published(run: Any) -> None:
+    assert all(row["expected"] is None for row in json.loads(run("sources", "--json").stdout))
+    assert run("sources").stdout.split().count("-") >= 3
+
+
 def test_sources_that_do_not_exist_are_an_error(run: Any) -> None:
     result = run("sources", "embedded:zz*")
     assert result.exit_code == 2

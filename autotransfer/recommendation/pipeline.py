@@ -20,9 +20,10 @@ from autotransfer.search.candidates import build_pool
 from autotransfer.search.events import Event, Listener, Notice, PhaseStarted, StudyFailed, StudyFinished, StudyStarted
 from autotransfer.search.executors import SearchJob, make_executor, trial_seconds
 from autotransfer.search.first_trials import queue_first_trials
+from autotransfer.search.shortlist import shortlist
 from autotransfer.search.space import Space, load_space
 from autotransfer.search.strategy import SAMPLER_NAMES, Strategy
-from autotransfer.search.study import open_study, storage_url
+from autotransfer.search.study import open_study, storage_url, study_sources
 from autotransfer.search.workshop import Workshop
 from autotransfer.settings import settings
 from autotransfer.sources import find_sources, load_plugins
@@ -115,6 +116,15 @@ def recommend(
 
     name = free_name(study, dataset, chosen, seed, storage, resume)
     url = storage_url(storage or settings().storage, name, settings().studies_dir)
+    listed = shortlist(
+        found,
+        dataset,
+        chosen,
+        budget_seconds=seconds or (parse_duration(chosen.budget) if chosen.budget is not None else None),
+        device=where,
+        max_parameters=limit,
+        kept=study_sources(name, url) if resume else (),
+    )
     handle = open_study(
         name,
         url,
@@ -122,7 +132,7 @@ def recommend(
             "dataset": dataset.fingerprint,
             "space": chosen.identity(),
             "seed": str(seed),
-            "sources": ", ".join(source.name for source in found),
+            "sources": ", ".join(source.name for source in listed.sources),
         },
         greater_is_better=objective.greater_is_better,
         resume=resume,
@@ -142,8 +152,10 @@ def recommend(
         with make_executor(executor, jobs=jobs, address=address) as workers, interruptible(tell) as go_on:
             outputs = {"classification": "classes", "multilabel": "labels", "regression": "numbers"}[dataset.task]
             tell(PhaseStarted("data", detail=f"{len(dataset)} images, {len(dataset.classes)} {outputs}"))
+            for notice in listed.notices:
+                tell(Notice(notice))
             pool = build_pool(
-                found,
+                listed.sources,
                 dataset,
                 chosen,
                 objective,

@@ -7,8 +7,10 @@ import pandas as pd
 
 from autotransfer.datasets import load_dataset
 from autotransfer.device import choose_device
+from autotransfer.quantities import parse_duration
 from autotransfer.search.candidates import build_pool
-from autotransfer.search.events import Listener, PhaseStarted
+from autotransfer.search.events import Listener, Notice, PhaseStarted
+from autotransfer.search.shortlist import shortlist
 from autotransfer.search.space import load_space
 from autotransfer.settings import settings
 from autotransfer.sources import find_sources, load_plugins
@@ -32,7 +34,8 @@ def score(
 
     Args:
         data: a folder of class folders, or a CSV manifest.
-        space: name or file of the search space (its sources, proxies and probing).
+        space: name or file of the search space (its sources, proxies and probing; its budget says which of many
+            sources are too costly to be probed).
         sources: patterns that replace the space's sources.
         plugins: modules that register architectures with timm, beside the space's.
         label_column: the manifest's column of labels, or its columns of labels or numbers.
@@ -55,13 +58,23 @@ def score(
     load_plugins([*chosen.plugins, *plugins])
     tell(PhaseStarted("data"))
     dataset = load_dataset(data, seed=seed, label_column=label_column, task=task)
-    pool = build_pool(
+    where = choose_device(device)
+    listed = shortlist(
         find_sources(chosen.sources),
+        dataset,
+        chosen,
+        budget_seconds=parse_duration(chosen.budget) if chosen.budget is not None else None,
+        device=where,
+    )
+    for notice in listed.notices:
+        tell(Notice(notice))
+    pool = build_pool(
+        listed.sources,
         dataset,
         chosen,
         get_metric(chosen.metric, dataset.task),
         seed=seed,
-        device=choose_device(device),
+        device=where,
         cache_dir=settings().cache_dir,
         listener=tell,
     )

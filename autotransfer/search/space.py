@@ -111,6 +111,7 @@ class Probing(_Strict):
 
     max_train_images: Annotated[int, Field(ge=20)] = 2000
     max_val_images: Annotated[int, Field(ge=20)] = 1000
+    max_sources: Annotated[int, Field(ge=1, description="of more that patterns match, the most promising")] = 60
     race_above: Annotated[int, Field(ge=1, description="more sources than this race")] = 12
     race_images: Annotated[int, Field(ge=20, description="training images that all of them are probed on")] = 300
     race_keep: Annotated[float, Field(gt=0, le=1, description="this fraction, best first, is probed in full")] = 0.34

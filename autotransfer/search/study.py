@@ -97,6 +97,15 @@ def open_study(name: str, url: str, *, identity: dict[str, str], greater_is_bett
     return StudyHandle(study, url, name in existing)
 
 
+def study_sources(name: str, url: str) -> list[str]:
+    """The sources that a study was created with; none where there is no such study."""
+    storage = open_storage(url)
+    if name not in _names(storage):
+        return []
+    study = optuna.load_study(study_name=name, storage=storage)
+    return str(study.user_attrs.get("sources", "")).split(", ")
+
+
 def ask(study: optuna.Study) -> optuna.Trial:
     """Ask for a trial and note who runs it."""
     trial = study.ask()

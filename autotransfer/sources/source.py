@@ -14,6 +14,7 @@ from torch import nn
 from autotransfer.errors import SourceError
 from autotransfer.sources.hub import hub_or_cache
 from autotransfer.sources.levels import Level, classifier_parameters, find_levels, whole_network
+from autotransfer.sources.published import Published, find_published
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,11 @@ class Source:
     def folder(self) -> Path | None:
         """The folder that holds the weights, for sources that are on this machine."""
         return Path(self.timm_name.removeprefix("local-dir:")) if self.kind in ("local-dir", "embedded") else None
+
+    @cached_property
+    def published(self) -> Published | None:
+        """What timm has published about this source; None for any other's."""
+        return find_published(self.timm_name) if self.folder is None else None
 
     @cached_property
     def architecture(self) -> str:

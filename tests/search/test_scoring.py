@@ -6,11 +6,12 @@ import yaml
 from small_study import CONVNEXT, MOBILENET, SMALL_SPACE, SOURCES, Told, small_pool
 
 import autotransfer
-from autotransfer.errors import AutotransferError
-from autotransfer.search.events import PhaseStarted, SourceProbed
+from autotransfer.errors import AutotransferError, SourceError
+from autotransfer.search.events import Notice, PhaseStarted, SourceProbed
 from autotransfer.search.scoring import score
 from autotransfer.search.space import load_space
 from autotransfer.settings import settings
+from autotransfer.sources import Source
 
 
 @pytest.fixture(autouse=True)
@@ -71,3 +72,22 @@ def test_a_second_score_takes_the_probe_from_the_cache(digits_folder):
 def test_a_mistake_is_told_as_something_to_act_on(digits_folder, options, phrase):
     with pytest.raises(AutotransferError, match=phrase):
         score(digits_folder, **options)
+
+
+def test_of_many_that_a_pattern_matches_only_the_most_promising_are_loaded(digits_folder, tmp_path, monkeypatch):
+    asked, load = [], Source.load
+
+    def watch(source: Source):
+        if source.kind == "embedded":
+            return load(source)
+        asked.append(source.name)
+        raise SourceError(f"source '{source.name}' cannot be loaded: there is no hub here")
+
+    monkeypatch.setattr(Source, "load", watch)
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({**SMALL_SPACE, "sources": ["resnet1*", CONVNEXT], "probing": {"max_sources": 3}}))
+    told = Told()
+    table = score(digits_folder, space=str(path), device="cpu", listeners=[told])
+    assert set(table["source"]) == {CONVNEXT}
+    assert len(asked) == 2
+    assert "3 are probed" in told.of(Notice)[0].message

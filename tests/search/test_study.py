@@ -25,6 +25,7 @@ from autotransfer.search.study import (
     open_study,
     storage_url,
     study_name,
+    study_sources,
     trained_trials,
 )
 from autotransfer.search.workers import Watch, retry_lost_trials
@@ -124,6 +125,12 @@ def test_a_study_about_something_else_is_refused_with_what_changed(url, key):
         opened(url, resume=True, identity={**IDENTITY, key: "new"})
     assert f"{key} was {IDENTITY[key]} and is now new" in str(caught.value)
     assert not [other for other in set(IDENTITY) - {key} if f"{other} was" in str(caught.value)]
+
+
+def test_a_study_says_which_sources_it_has(url):
+    assert study_sources("job", url) == []
+    opened(url)
+    assert study_sources("job", url) == ["a", "b"]
 
 
 def test_any_optuna_storage_can_hold_the_study(tmp_path):

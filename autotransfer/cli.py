@@ -155,6 +155,9 @@ def recommend(
     jobs: Jobs = None,
     executor: ExecutorOption = "local",
     address: Address = None,
+    history: Annotated[
+        bool, typer.Option("--history/--no-history", help="Start from what worked in your past studies.")
+    ] = True,
     seed: Seed = 0,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -195,6 +198,7 @@ def recommend(
             executor=executor,
             address=address,
             gpu_budget=gpu_seconds,
+            history=history,
             seed=seed,
             device=device,
             listeners=(progress,),

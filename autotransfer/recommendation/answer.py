@@ -18,6 +18,7 @@ from autotransfer.recommendation.latency import measure_latency_ms
 from autotransfer.recommendation.why import negative_transfer, reasons
 from autotransfer.search.budget import Budget
 from autotransfer.search.checkpoints import best_trials
+from autotransfer.search.history import told
 from autotransfer.search.study import complete_trials, trained_trials
 from autotransfer.search.workshop import Workshop, exceeds_limits, linear_probe_config
 from autotransfer.transfer.config import TransferConfig
@@ -80,7 +81,10 @@ def answer(
         "baselines": baselines,
         "negative_transfer": verdict,
         "alternatives": _alternatives(study, workshop, probe),
-        "why": reasons(chosen, probe, workshop, verdict, len(trained_trials(study))),
+        "why": [
+            *reasons(chosen, probe, workshop, verdict, len(trained_trials(study))),
+            *([f"The search {sentence}."] if (sentence := told(study)) else []),
+        ],
     }
 
 

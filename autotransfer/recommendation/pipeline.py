@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
+import optuna
+
 from autotransfer.datasets import load_dataset
 from autotransfer.device import choose_device
 from autotransfer.errors import StudyError
@@ -20,10 +22,12 @@ from autotransfer.search.candidates import build_pool
 from autotransfer.search.events import Event, Listener, Notice, PhaseStarted, StudyFailed, StudyFinished, StudyStarted
 from autotransfer.search.executors import SearchJob, make_executor, trial_seconds
 from autotransfer.search.first_trials import queue_first_trials
+from autotransfer.search.history import find_past, keep, remember, told
+from autotransfer.search.prior import shipped_prior
 from autotransfer.search.shortlist import shortlist
 from autotransfer.search.space import Space, load_space
 from autotransfer.search.strategy import SAMPLER_NAMES, Strategy
-from autotransfer.search.study import open_study, storage_url, study_sources
+from autotransfer.search.study import open_study, storage_url, study_sources, trained_trials
 from autotransfer.search.workshop import Workshop
 from autotransfer.settings import settings
 from autotransfer.sources import find_sources, load_plugins
@@ -32,6 +36,10 @@ from autotransfer.tracking import MlflowTracker
 from autotransfer.transfer.evaluation import get_metric
 
 _DEFAULT_BUDGET = "10m"
+_NOTHING_TRAINED = (
+    "no configuration was trained, the budget was spent before: the answer is the best linear probe. "
+    "A longer --budget fine-tunes too; sources that were probed are not probed again."
+)
 
 
 def recommend(
@@ -57,6 +65,7 @@ def recommend(
     executor: str = "local",
     address: str | None = None,
     gpu_budget: str | float | None = None,
+    history: bool = True,
     seed: int = 0,
     device: str = "auto",
     listeners: Sequence[Listener] = (),
@@ -85,6 +94,7 @@ def recommend(
         executor: `local` (processes of this machine) or `ray`.
         address: of the Ray cluster; one on this machine is started where None.
         gpu_budget: limit on the seconds that GPUs work, all trials and the probing together.
+        history: start from what worked in this user's past studies of similar targets.
         seed: of splits, sampler and training.
         device: `auto`, `cpu` or `cuda`.
         listeners: told of every event.
@@ -182,6 +192,8 @@ def recommend(
             )
             strategy = Strategy(sampler or chosen.sampler, workshop)
             if not handle.study.get_trials(deepcopy=False):
+                if strategy.by_proxy:
+                    start_from_past(handle.study, strategy, url, tell, wanted=history)
                 queue_first_trials(handle.study, strategy, clock.left())
             tell(PhaseStarted("search", total=clock.trials))
             clock.begin_search(lambda: probing_seconds + trial_seconds(handle.study), workers.jobs)
@@ -201,6 +213,8 @@ def recommend(
             with invitation(handle.study, job, label_column, dataset.task):
                 if reason := workers.search(job, go_on, tell):
                     tell(Notice(f"Stopping early: {reason}."))
+            if not trained_trials(handle.study):
+                tell(Notice(_NOTHING_TRAINED))
             search_seconds = time.perf_counter() - started - probing_seconds
             tell(PhaseStarted("final"))
             finished, evidence = answer(handle.study, workshop, clock, plugins=(*chosen.plugins, *plugins))
@@ -233,6 +247,18 @@ def recommend(
     example = str(dataset.samples["image"].iloc[int(dataset.rows("test")[0])])
     tell(StudyFinished(name, str(folder.resolve()), metrics, {"source": finished.source}, example))
     return recommendation
+
+
+def start_from_past(study: optuna.Study, strategy: Strategy, url: str, tell: Listener, *, wanted: bool) -> None:
+    """Note what this study knows for those after it, and begin with what those before it know."""
+    landscape = strategy.landscape
+    remember(study, landscape)
+    if not wanted:
+        return
+    pasts = find_past(study, landscape, shipped_prior(), storage=url, studies_dir=settings().studies_dir)
+    keep(study, pasts, landscape)
+    if sentence := told(study):
+        tell(Notice(sentence))
 
 
 def _budget_seconds(

@@ -58,6 +58,11 @@ def reasons(chosen: Finalist, probe: Finalist, workshop: Workshop, verdict: dict
 
 
 def _origin(chosen: Finalist, metric: Metric, trained: int) -> str:
+    if chosen.config.linear_probe and not trained:
+        return (
+            f"The linear probe with the best validation {metric.name} ({chosen.val_score:.4f}): "
+            "there was no time to train any configuration."
+        )
     if chosen.config.linear_probe:
         return (
             f"The linear probe has the best validation {metric.name} ({chosen.val_score:.4f}); "

@@ -22,7 +22,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from autotransfer.search.prior import Array, Ints, Landscape, Points, Prior
-from autotransfer.search.surrogate import Posterior, condition, expected_improvement
+from autotransfer.search.surrogate import Past, Posterior, condition, expected_improvement
 
 _EXPECTED = "autotransfer:expected"  # what the sampler thought of a trial when it chose it
 _MOST_OBSERVATIONS = 256
@@ -62,6 +62,7 @@ class Surrogate:
         cost: predicted seconds of whole trainings.
         by_cost: expected improvement counts per second; False: by itself.
         learns: observations change what is expected.
+        past: what earlier studies on other targets say.
     """
 
     landscape: Landscape
@@ -69,6 +70,7 @@ class Surrogate:
     cost: Cost
     by_cost: bool = True
     learns: bool = True
+    past: tuple[Past, ...] = ()
 
     def observe(self, study: Study) -> Observations:
         """Read the storage."""
@@ -120,10 +122,22 @@ class Surrogate:
         surprise = values - self.prior.mean(self.landscape, points)
         if len(seen.pending):
             at = self.prior.mean(self.landscape, seen.pending)
-            believed = condition(self.prior.kernel, self.landscape, points, surprise, noise, seen.pending, at)
+            believed = self._conditioned(points, surprise, noise, seen.pending, at)
             points, surprise = points.joined(seen.pending), np.concatenate([surprise, believed.mean - at])
             noise = np.concatenate([noise, np.zeros(len(seen.pending))])
-        return condition(self.prior.kernel, self.landscape, points, surprise, noise, asked, mean)
+        return self._conditioned(points, surprise, noise, asked, mean)
+
+    def _conditioned(self, points: Points, surprise: Array, noise: Array, asked: Points, mean: Array) -> Posterior:
+        """On this target's observations and on those of the past."""
+        count = len(points)
+        tasks, likeness = np.zeros(count, np.int64), np.ones(count)
+        for number, past in enumerate(self.past, start=1):
+            points, surprise = points.joined(past.points), np.concatenate([surprise, past.surprise])
+            noise = np.concatenate([noise, past.noise])
+            tasks = np.concatenate([tasks, np.full(len(past.points), number)])
+            likeness = np.concatenate([likeness, np.full(len(past.points), past.similarity)])
+        kernel, known = self.prior.kernel, self.landscape
+        return condition(kernel, known, points, surprise, noise, asked, mean, tasks, likeness)
 
     def best(self, seen: Observations) -> float:
         """The log error over the anchor that is to be beaten: of the best trial as it is now expected, or the probe."""

@@ -12,6 +12,7 @@ from autotransfer.search.forecast import Forecast
 from autotransfer.search.prior import Array, Ints, Landscape, Points, shipped_prior
 from autotransfer.search.sampler import CurvePruner, ProxySampler, Surrogate
 from autotransfer.search.study import complete_trials
+from autotransfer.search.surrogate import Past
 from autotransfer.search.workshop import Workshop
 
 SamplerName = Literal["proxy", "tpe", "gp", "random"]
@@ -28,10 +29,12 @@ class Strategy:
     Attributes:
         name: `proxy`, or one of Optuna's samplers.
         workshop: the study's.
+        past: what earlier studies say.
     """
 
     name: str
     workshop: Workshop
+    past: tuple[Past, ...] = ()
 
     @property
     def by_proxy(self) -> bool:
@@ -81,7 +84,12 @@ class Strategy:
         """
         space, seed = self.workshop.space, self.workshop.seed
         if self.by_proxy:
-            surrogate = Surrogate(self.landscape, shipped_prior(), lambda points: self._cost(forecast, points, seconds))
+            surrogate = Surrogate(
+                self.landscape,
+                shipped_prior(),
+                lambda points: self._cost(forecast, points, seconds),
+                past=self.past,
+            )
             rates = space.parameters.learning_rate
             study.sampler = ProxySampler(
                 surrogate,

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from scipy.special import ndtr
 
-from autotransfer.search.prior import Array, Landscape, Points
+from autotransfer.search.prior import Array, Ints, Landscape, Points
 
 KERNEL = {  # variances of the parts, then length scales, then the correlation of unlike ways
     "target": 0.05,
@@ -35,6 +35,25 @@ class Posterior:
 
     mean: Array
     deviation: Array
+
+
+@dataclass(frozen=True)
+class Past:
+    """What an earlier study on another target says.
+
+    Attributes:
+        study: its name.
+        similarity: 0..1: how far what the prior left open there is taken to be left open here too.
+        points: its configurations, their sources by this target's positions.
+        surprise: log errors over what the prior expected there, less their mean, [n].
+        noise: their variances, [n].
+    """
+
+    study: str
+    similarity: float
+    points: Points
+    surprise: Array
+    noise: Array
 
 
 def covariance(kernel: Mapping[str, float], landscape: Landscape, first: Points, second: Points) -> Array:
@@ -72,6 +91,8 @@ def condition(
     noise: Array,
     asked: Points,
     mean: Array,
+    tasks: Ints | None = None,
+    likeness: Array | None = None,
 ) -> Posterior:
     """The posterior of configurations.
 
@@ -83,14 +104,19 @@ def condition(
         noise: variance of each observation beside the kernel's own, [n].
         asked: configurations in question, m.
         mean: their prior means, [m].
+        tasks: which target each observation is of, [n], 0 for this one; all of this one where None.
+        likeness: correlation of what the prior leaves open there with what it leaves open here, [n], 1 for this one.
     """
     whole = variance(kernel)
     if not len(seen):
         return Posterior(mean, np.full(len(asked), np.sqrt(whole)))
     own = covariance(kernel, landscape, seen, seen)
+    cross = covariance(kernel, landscape, asked, seen)
+    if tasks is not None and likeness is not None:
+        own *= np.where(tasks[:, None] == tasks[None, :], 1.0, likeness[:, None] * likeness[None, :])
+        cross *= likeness[None, :]
     own[np.diag_indices_from(own)] += kernel["noise"] + noise + _LEAST_NOISE
     factor = cho_factor(own, lower=True, check_finite=False)
-    cross = covariance(kernel, landscape, asked, seen)
     solved = cho_solve(factor, cross.T, check_finite=False)
     left = whole - np.einsum("mn,nm->m", cross, solved)
     return Posterior(mean + solved.T @ surprise, np.sqrt(np.maximum(left, 1e-9)))

@@ -30,8 +30,10 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).parent))
 from prior import TABLE, Target, fit, landscape_of, points_of
 
+from autotransfer.search.history import past_of
 from autotransfer.search.prior import Points, Prior
 from autotransfer.search.sampler import CurvePruner, ProxySampler, Surrogate
+from autotransfer.search.surrogate import Past
 
 RATES = (3e-5, 3e-4, 3e-3, 3e-2)
 CONFIG = ["source", "transferred_layers", "upper_layers", "frozen_layers", "learning_rate"]
@@ -117,6 +119,7 @@ class Replay:
         return self.runs[max(heads, key=lambda key: scores[key[0], key[1]])].test
 
 
+@functools.cache
 def read_replays() -> list[Replay]:
     """The table by target."""
     runs = pd.read_parquet(TABLE / "runs.parquet")
@@ -221,6 +224,7 @@ def strategies() -> list[Strategy]:
     found += [
         Strategy("quick-tune-like", _quick_tune),
         Strategy("ours", _ours(), probes=True, answers="expected"),
+        Strategy("ours with history", _ours(history=True), probes=True, answers="expected"),
         Strategy("ours, answer by validation", _ours(), probes=True),
         Strategy("ours without pruning", _ours(prunes=False), probes=True, answers="expected"),
         Strategy("ours without cost", _ours(by_cost=False), probes=True, answers="expected"),
@@ -267,9 +271,11 @@ def _surrogate(replay: Replay, prior: Prior, without: frozenset[str] = frozenset
     return Surrogate(landscape, prior, cost, **options)
 
 
-def _ours(prunes: bool = True, without: frozenset[str] = frozenset(), **options: Any) -> Any:
+def _ours(prunes: bool = True, without: frozenset[str] = frozenset(), history: bool = False, **options: Any) -> Any:
     def make(replay: Replay, prior: Prior, seed: int):
         surrogate = _surrogate(replay, prior, without, **options)
+        if history:
+            surrogate = replace(surrogate, past=_past(replay.name, prior, seed))
 
         def on_grid(points: Points) -> np.ndarray:
             rows = zip(points.source, points.transferred, points.drop, points.frozen, points.rate, strict=True)
@@ -288,6 +294,23 @@ def _ours(prunes: bool = True, without: frozenset[str] = frozenset(), **options:
         return sampler, CurvePruner(surrogate) if prunes else optuna.pruners.NopPruner()
 
     return make
+
+
+@functools.cache
+def _others(name: str) -> list[Replay]:
+    return [other for other in read_replays() if other.name.split(",")[0] != name.split(",")[0]]
+
+
+def _past(name: str, prior: Prior, seed: int) -> tuple[Past, ...]:
+    """Earlier studies of the same user: forty random runs on each of the other datasets."""
+    (here,) = [replay for replay in read_replays() if replay.name == name]
+    found = []
+    for other in _others(name):
+        target, draw = other.target, np.random.default_rng(seed).permutation(len(other.target.points))[:40]
+        values, points = target.log_errors[draw], target.points[draw]
+        made = past_of(other.name, here.target.landscape, target.landscape, prior, points, values, target.noise[draw])
+        found += [made] if made is not None else []
+    return tuple(sorted(found, key=lambda past: -past.similarity)[:3])
 
 
 def _remembered(function: Callable[[Points], np.ndarray]) -> Callable[[Points], np.ndarray]:

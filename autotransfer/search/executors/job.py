@@ -8,6 +8,7 @@ import optuna
 
 from autotransfer.search.budget import Budget
 from autotransfer.search.events import Listener
+from autotransfer.search.history import kept_past
 from autotransfer.search.strategy import Strategy
 from autotransfer.search.study import FINISHED, open_storage
 from autotransfer.search.trials import run_trials
@@ -51,7 +52,9 @@ class SearchJob:
         seconds = None if self.ends is None else self.ends - time.time()
         budget = Budget(seconds, self.trials, gpu_seconds=self.gpu_seconds)
         budget.begin_search(lambda: self.gpu_spent + trial_seconds(study), self.jobs, self.for_search)
-        return run_trials(study, Strategy(self.sampler, replace(self.workshop, go_on=go_on)), budget, listener)
+        strategy = Strategy(self.sampler, replace(self.workshop, go_on=go_on))
+        strategy = replace(strategy, past=kept_past(study, strategy.landscape))
+        return run_trials(study, strategy, budget, listener)
 
     def portable(self) -> "SearchJob":
         """The same for another process: it asks somebody else whether to go on."""

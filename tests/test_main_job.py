@@ -199,7 +199,10 @@ def finished_trials(work, name):
     path = work / "home" / "studies" / f"{name}.journal"
     if not path.exists():
         return {}
-    study = optuna.load_study(study_name=name, storage=open_storage(f"journal:{path}"))
+    try:
+        study = optuna.load_study(study_name=name, storage=open_storage(f"journal:{path}"))
+    except KeyError:  # its journal is there a moment before the study
+        return {}
     return {t.number: (t.state, t.value, t.datetime_complete) for t in study.trials if t.state.is_finished()}
 
 
@@ -240,6 +243,51 @@ def test_a_killed_study_is_resumed_without_losing_or_repeating_a_trial(work, env
 
 
 @pytest.mark.slow
+def test_another_process_joins_a_study_and_the_first_answers(work, environment):
+    leader = start(work, environment, "--trials", 12, "--study", "shared", "--jobs", 1, "--out", "shared", "--json")
+    words = [sys.executable, "-m", "autotransfer.cli", "join", "digits", "--study", "shared"]
+    while not (work / "home" / "studies" / "shared.journal").exists():
+        assert leader.poll() is None, leader.communicate()[1]
+        time.sleep(0.2)
+    time.sleep(1)  # the study is made a moment after its journal
+    guest = subprocess.run(words, cwd=work, env=environment, capture_output=True, text=True, timeout=300)
+    stdout, stderr = leader.communicate(timeout=300)
+    assert (leader.returncode, guest.returncode) == (0, 0), stderr + guest.stderr
+    journal = open_storage(f"journal:{work}/home/studies/shared.journal")
+    trials = optuna.load_study(study_name="shared", storage=journal).trials
+    trained = [t for t in trials if t.user_attrs.get("trained")]
+    assert len(trained) in (12, 13)  # two that choose on two machines may each take the last
+    workers = {trial.user_attrs["worker"] for trial in trained}
+    ended = int(guest.stdout.split()[0])
+    assert ended == sum(not t.user_attrs["worker"].endswith(f":{leader.pid}") for t in trials)
+    assert len(workers) == (2 if ended else 1)
+    assert json.loads(stdout)["study"] == "shared"
+    _, parent, nested = study_runs(work, "shared")
+    assert parent.info.status == "FINISHED"
+    assert {int(run.data.tags["autotransfer.trial"]) for run in nested} >= {trial.number for trial in trained}
+    late = subprocess.run(words, cwd=work, env=environment, capture_output=True, text=True, timeout=300)
+    assert late.returncode == 2
+    assert "the search of study 'shared' is over; there is nothing to join" in late.stderr
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_search_of_several_processes_too(work, environment):
+    process = start(work, environment, "--budget", "10m", "--study", "several", "--jobs", 2, "--out", "several")
+    wait_for_trials(work, "several", process, 2)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    assert "answering with what is known" in stderr
+    assert (work / "several" / "model.safetensors").is_file()
+    states = [state for state, *_ in finished_trials(work, "several").values()]
+    journal = open_storage(f"journal:{work}/home/studies/several.journal")
+    assert all(
+        trial.state in (*states, optuna.trial.TrialState.WAITING)
+        for trial in optuna.load_study(study_name="several", storage=journal).trials
+    )
+
+
+@pytest.mark.slow
 def test_ctrl_c_ends_the_search_and_still_answers(work, environment):
     process = start(work, environment, "--budget", "10m", "--study", "stopped", "--json", "--out", "stopped")
     wait_for_trials(work, "stopped", process, 2)
@@ -254,6 +302,9 @@ def test_ctrl_c_ends_the_search_and_still_answers(work, environment):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["join", "digits", "--study", "nobody"], "there is no study 'nobody'"),
+        (["recommend", "digits", "--gpu-budget", "5m", "--device", "cpu"], "give --budget instead"),
+        (["recommend", "digits", "--address", "auto"], "give --executor ray too"),
         (["recommend", "digits", "--space", "nothing"], "there is no search space 'nothing'"),
         (["recommend", "digits", "--metric", "accurracy"], "unknown metric 'accurracy'"),
         (["recommend", "digits", "--source", "embedded:none"], "no embedded source matches"),

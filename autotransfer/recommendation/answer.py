@@ -19,6 +19,7 @@ from autotransfer.recommendation.why import negative_transfer, reasons
 from autotransfer.search.budget import Budget
 from autotransfer.search.checkpoints import best_trials
 from autotransfer.search.history import told
+from autotransfer.search.strategy import Strategy
 from autotransfer.search.study import complete_trials, trained_trials
 from autotransfer.search.workshop import Workshop, exceeds_limits, linear_probe_config
 from autotransfer.transfer.config import TransferConfig
@@ -27,13 +28,15 @@ from autotransfer.transfer.surgery import build_network
 
 
 def answer(
-    study: optuna.Study, workshop: Workshop, clock: Budget, *, plugins: tuple[str, ...]
+    study: optuna.Study, strategy: Strategy, clock: Budget, *, plugins: tuple[str, ...]
 ) -> tuple[TransferConfig, dict[str, Any]]:
     """Answer with the best on validation of: trials that transfer, trials from scratch, the linear probe.
 
+    Among the trials that transfer it is the one that is expected best, see `Strategy.best_first`.
+
     Args:
         study: with whatever trials it has; without any the linear probe is the answer.
-        workshop: the study's.
+        strategy: the study's.
         clock: says whether there is time to train on train + validation.
         plugins: kept with the model, which cannot be opened without them.
 
@@ -43,12 +46,12 @@ def answer(
     Raises:
         StudyError: the hard limits exclude every source.
     """
-    metric = workshop.metric
+    workshop, metric = strategy.workshop, strategy.workshop.metric
     probe = _linear_probe(workshop)
     better = [
         t for t in best_trials(study, metric, from_scratch=False) if metric.better(t.value or 0.0, probe.val_score)
     ]
-    transferred = keep_best(better, workshop, clock)
+    transferred = keep_best(strategy.best_first(study, better), workshop, clock)
     from_scratch = keep_best(best_trials(study, metric, from_scratch=True)[:1], workshop, clock)
     scratch = from_scratch[0] if from_scratch is not None else None
     transferring = transferred[0] if transferred is not None else probe
@@ -63,6 +66,7 @@ def answer(
     }
     if scratch is not None:
         baselines["from_scratch"] = score_on_test(metric, scratch.predictions, workshop)
+    best_score = float(better[0].value or 0.0) if better else None
     verdict = negative_transfer(transferring, scratch, workshop)
     source = workshop.source(chosen.config.source)
     model = TrainedModel(
@@ -82,7 +86,7 @@ def answer(
         "negative_transfer": verdict,
         "alternatives": _alternatives(study, workshop, probe),
         "why": [
-            *reasons(chosen, probe, workshop, verdict, len(trained_trials(study))),
+            *reasons(chosen, probe, workshop, verdict, len(trained_trials(study)), best_score),
             *([f"The search {sentence}."] if (sentence := told(study)) else []),
         ],
     }

@@ -1,12 +1,13 @@
 """How a study chooses and prunes: Optuna's own samplers and pruners by name, or those that the proxies steer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from autotransfer.search.forecast import Forecast
 from autotransfer.search.prior import Array, Ints, Landscape, Points, shipped_prior
@@ -129,6 +130,24 @@ class Strategy:
                 f"{_LEAST_GAIN:g} of what one of {self.landscape.val_images} validation images makes"
             )
         return ""
+
+    def best_first(self, study: optuna.Study, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """Complete trials, the one first that is expected best once all trials are taken together.
+
+        A few validation images make one of many trials look better than it is: what alike configurations scored
+        says how much of its score was luck. Optuna's samplers know no such thing: theirs stay as they are.
+        """
+        if not self.by_proxy:
+            return list(trials)
+        surrogate = Surrogate(self.landscape, shipped_prior(), lambda points: np.ones(len(points)), past=self.past)
+        seen = surrogate.observe(study)
+        known = {number: index for index, number in enumerate(seen.numbers)}
+        usable = [trial for trial in trials if trial.number in known]
+        if not usable:
+            return list(trials)
+        means = surrogate.posterior(seen, seen.points[[known[trial.number] for trial in usable]]).mean
+        order = np.argsort(-means, kind="stable")
+        return [*(usable[index] for index in order), *(trial for trial in trials if trial.number not in known)]
 
     def _cost(self, forecast: Forecast, points: Points, seconds: float | None) -> Array:
         """Seconds of trainings of as many epochs as they get."""

@@ -141,13 +141,13 @@ class Strategy:
             return list(trials)
         surrogate = Surrogate(self.landscape, shipped_prior(), lambda points: np.ones(len(points)), past=self.past)
         seen = surrogate.observe(study)
-        known = {number: index for index, number in enumerate(seen.numbers)}
-        usable = [trial for trial in trials if trial.number in known]
-        if not usable:
+        by_number = {trial.number: trial for trial in trials}
+        known = [index for index, number in enumerate(seen.numbers) if number in by_number]
+        if not known:
             return list(trials)
-        means = surrogate.posterior(seen, seen.points[[known[trial.number] for trial in usable]]).mean
-        order = np.argsort(-means, kind="stable")
-        return [*(usable[index] for index in order), *(trial for trial in trials if trial.number not in known)]
+        order = surrogate.best_first(seen, np.array(known, np.int64))
+        first = [by_number[seen.numbers[index]] for index in order]
+        return [*first, *(trial for trial in trials if trial not in first)]
 
     def _cost(self, forecast: Forecast, points: Points, seconds: float | None) -> Array:
         """Seconds of trainings of as many epochs as they get."""

@@ -407,8 +407,7 @@ def _answer(
         seen = surrogate.observe(study)
         whole = np.flatnonzero(seen.complete)
         if len(whole):
-            mean = surrogate.posterior(seen, seen.points[whole]).mean
-            number = seen.numbers[int(whole[np.argmax(mean)])]
+            number = seen.numbers[int(surrogate.best_first(seen, whole)[0])]
             key = study.get_trials(deepcopy=False)[number].user_attrs.get("key")
             if key:
                 return tuple(key)

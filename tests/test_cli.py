@@ -121,10 +121,9 @@ def test_help_lists_every_command(run: Any) -> None:
 def test_recommend_hands_every_option_on(run: Any, recommend: Call) -> None:
     options = "--space quick --budget 10m --trials 7 --metric f1 --max-latency 12.5 --max-params 20M --source a*"
     more = "--source embedded:* --plugin mine --out o --tracking-uri u --storage s --study n --resume --seed 3"
-    targets = "--label-column a --label-column b --task regression"
-    result = run(
-        "recommend", "photos", *options.split(), *more.split(), *targets.split(), "--device", "cpu", "--sampler", "tpe"
-    )
+    targets = "--label-column a --label-column b --task regression --device cpu --sampler tpe"
+    where = "--jobs 3 --executor ray --address auto --gpu-budget 5m --no-history"
+    result = run("recommend", "photos", *options.split(), *more.split(), *targets.split(), *where.split())
     assert result.exit_code == 0, result.output
     assert recommend.data == Path("photos")
     assert {name: value for name, value in recommend.options.items() if name != "listeners"} == {
@@ -144,6 +143,11 @@ def test_recommend_hands_every_option_on(run: Any, recommend: Call) -> None:
         "label_column": ["a", "b"],
         "task": "regression",
         "sampler": "tpe",
+        "jobs": 3,
+        "executor": "ray",
+        "address": "auto",
+        "gpu_budget": 300.0,
+        "history": False,
         "seed": 3,
         "device": "cpu",
     }

@@ -16,8 +16,8 @@ import numpy as np
 import optuna
 
 from autotransfer.errors import AutotransferError
+from autotransfer.search.expectation import Surrogate
 from autotransfer.search.prior import Array, Landscape, Points, Prior
-from autotransfer.search.sampler import Surrogate
 from autotransfer.search.study import open_storage, storage_url
 from autotransfer.search.surrogate import Past
 from autotransfer.task import Task

@@ -9,9 +9,10 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from autotransfer.search.expectation import Surrogate
 from autotransfer.search.forecast import Forecast
 from autotransfer.search.prior import Array, Ints, Landscape, Points, shipped_prior
-from autotransfer.search.sampler import CurvePruner, ProxySampler, Surrogate
+from autotransfer.search.sampler import CurvePruner, ProxySampler
 from autotransfer.search.study import complete_trials
 from autotransfer.search.surrogate import Past
 from autotransfer.search.workshop import Workshop

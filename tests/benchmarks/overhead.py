@@ -14,8 +14,9 @@ import numpy as np
 import optuna
 import pandas as pd
 
+from autotransfer.search.expectation import Surrogate
 from autotransfer.search.prior import Landscape, shipped_prior
-from autotransfer.search.sampler import CurvePruner, ProxySampler, Surrogate
+from autotransfer.search.sampler import CurvePruner, ProxySampler
 from autotransfer.search.study import open_storage
 from autotransfer.transfer.evaluation import get_metric
 

@@ -20,8 +20,8 @@ from scipy.stats import spearmanr
 
 from autotransfer.proxies import DEFAULT_PROXIES
 from autotransfer.proxies.combine import combine
+from autotransfer.search.expectation import validation_noise
 from autotransfer.search.prior import FRACTIONS, KINDS, Landscape, Points, Prior, describe
-from autotransfer.search.sampler import validation_noise
 from autotransfer.search.surrogate import KERNEL, covariance
 from autotransfer.transfer.evaluation import get_metric
 

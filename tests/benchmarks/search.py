@@ -30,9 +30,10 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).parent))
 from prior import TABLE, Target, fit, landscape_of, points_of
 
+from autotransfer.search.expectation import Surrogate
 from autotransfer.search.history import past_of
 from autotransfer.search.prior import Points, Prior
-from autotransfer.search.sampler import CurvePruner, ProxySampler, Surrogate
+from autotransfer.search.sampler import CurvePruner, ProxySampler
 from autotransfer.search.surrogate import Past
 
 RATES = (3e-5, 3e-4, 3e-3, 3e-2)

@@ -8,10 +8,11 @@ import optuna
 import pytest
 from small_study import CONVNEXT, MOBILENET, Told, config_of, unlimited
 
+from autotransfer.search.expectation import Surrogate
 from autotransfer.search.first_trials import queue_first_trials
 from autotransfer.search.history import find_past, keep, kept_past, remember, similarity, told
 from autotransfer.search.prior import Points, shipped_prior
-from autotransfer.search.sampler import ProxySampler, Surrogate
+from autotransfer.search.sampler import ProxySampler
 from autotransfer.search.strategy import Strategy
 from autotransfer.search.study import open_storage, storage_url
 from autotransfer.search.trials import run_trials

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 from scipy.stats import norm
 
+from autotransfer.search.expectation import Surrogate
 from autotransfer.search.prior import KINDS, Landscape, Points, describe, log_error, shipped_prior
-from autotransfer.search.sampler import CurvePruner, ProxySampler, Surrogate
+from autotransfer.search.sampler import CurvePruner, ProxySampler
 from autotransfer.search.study import open_storage
 from autotransfer.search.surrogate import (
     KERNEL,

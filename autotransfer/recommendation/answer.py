@@ -1,8 +1,10 @@
 """The answer of a study: choose, train finally, evaluate once on the test split, compare with the baselines."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import optuna
+from optuna.trial import FrozenTrial
 
 from autotransfer.errors import StudyError
 from autotransfer.recommendation.final import (
@@ -48,11 +50,10 @@ def answer(
     """
     workshop, metric = strategy.workshop, strategy.workshop.metric
     probe = _linear_probe(workshop)
-    better = [
-        t for t in best_trials(study, metric, from_scratch=False) if metric.better(t.value or 0.0, probe.val_score)
-    ]
+    transfers = _of_pool(best_trials(study, metric, from_scratch=False), workshop)
+    better = [trial for trial in transfers if metric.better(trial.value or 0.0, probe.val_score)]
     transferred = keep_best(strategy.best_first(study, better), workshop, clock)
-    from_scratch = keep_best(best_trials(study, metric, from_scratch=True)[:1], workshop, clock)
+    from_scratch = keep_best(_of_pool(best_trials(study, metric, from_scratch=True), workshop)[:1], workshop, clock)
     scratch = from_scratch[0] if from_scratch is not None else None
     transferring = transferred[0] if transferred is not None else probe
     chosen, trial = transferred or (probe, None)
@@ -92,6 +93,12 @@ def answer(
     }
 
 
+def _of_pool(trials: Sequence[FrozenTrial], workshop: Workshop) -> list[FrozenTrial]:
+    """Those whose source is at hand: where a resumed study was stopped while it probed, some are not."""
+    here = {source.name for source in workshop.pool.sources()}
+    return [trial for trial in trials if trial.user_attrs["config"]["source"] in here]
+
+
 def _linear_probe(workshop: Workshop) -> Finalist:
     """The linear probe with the best validation score among those within the hard limits."""
     sign = 1 if workshop.metric.greater_is_better else -1
@@ -108,7 +115,10 @@ def _linear_probe(workshop: Workshop) -> Finalist:
 def _alternatives(study: optuna.Study, workshop: Workshop, probe: Finalist) -> list[dict[str, Any]]:
     """The Pareto front of validation score, latency and size among trained configurations and the probe."""
     sign = 1 if workshop.metric.greater_is_better else -1
-    pairs = [(TransferConfig.from_dict(t.user_attrs["config"]), float(t.value or 0.0)) for t in complete_trials(study)]
+    pairs = [
+        (TransferConfig.from_dict(t.user_attrs["config"]), float(t.value or 0.0))
+        for t in _of_pool(complete_trials(study), workshop)
+    ]
     rows: list[dict[str, Any]] = []
     for config, value in [*pairs, (probe.config, probe.val_score)]:
         network = build_network(

@@ -15,7 +15,7 @@ from autotransfer.recommendation.recommendation import Score
 from autotransfer.search.budget import Budget
 from autotransfer.search.candidates import Candidate
 from autotransfer.search.checkpoints import origin_of, weights_file
-from autotransfer.search.forecast import refit_seconds
+from autotransfer.search.forecast import refit_seconds, train_seconds
 from autotransfer.search.workshop import Workshop, linear_probe_config
 from autotransfer.task import Task
 from autotransfer.transfer.config import TransferConfig
@@ -55,7 +55,7 @@ def keep_best(trials: Sequence[FrozenTrial], workshop: Workshop, budget: Budget)
     for trial in trials:
         if weights_file(trial.number, workshop).exists():
             return keep_trial(trial, workshop), trial
-        if workshop.go_on() and budget.fits(refit_seconds(trial, workshop.dataset)):
+        if workshop.go_on() and budget.fits(train_seconds(trial), workers=1):
             try:
                 return _train_again(trial, workshop), trial
             except (InterruptedError, TrainingError):
@@ -85,7 +85,7 @@ def _trained_on_train(trial: FrozenTrial, config: TransferConfig, model: Transfe
 
 def finish_trial(kept: Finalist, trial: FrozenTrial, workshop: Workshop, budget: Budget) -> Finalist:
     """Train a trial's configuration again on train + validation, or keep its weights where time is short."""
-    if not workshop.go_on() or not budget.fits(refit_seconds(trial, workshop.dataset)):
+    if not workshop.go_on() or not budget.fits(refit_seconds(trial, workshop.dataset), workers=1):
         return kept
     try:
         rows, until = workshop.dataset.rows("train", "val"), trial.user_attrs.get("best_epoch")

@@ -40,6 +40,11 @@ def checkpoints_of(name: str, url: str) -> Path:
     return settings().home / "checkpoints" / f"{name}-{sha256(url.encode()).hexdigest()[:8]}"
 
 
+def withdraw_invitation(study: optuna.Study) -> None:
+    """Whoever joins a study that is resumed waits for its search."""
+    study.set_user_attr(_INVITATION, None)
+
+
 @contextmanager
 def invitation(study: optuna.Study, job: SearchJob, label_column: str | Sequence[str], task: Task) -> Iterator[None]:
     """While the search goes on, its storage says what it is about, for those that join."""
@@ -58,6 +63,8 @@ def invitation(study: optuna.Study, job: SearchJob, label_column: str | Sequence
         "trials": job.trials,
         "ends": job.ends,
         "for_search": job.for_search,
+        "gpu_seconds": job.gpu_seconds,
+        "gpu_spent": job.gpu_spent,
     }
     study.set_user_attr(_INVITATION, json.dumps({**content, "over": False}))
     try:
@@ -159,6 +166,8 @@ def join(
             trials=invited["trials"],
             ends=invited["ends"],
             for_search=invited["for_search"],
+            gpu_seconds=invited["gpu_seconds"],
+            gpu_spent=invited["gpu_spent"],
             jobs=workers.jobs,
         )
         tell(PhaseStarted("search", detail="as a guest"))

@@ -14,12 +14,12 @@ from autotransfer.errors import StudyError
 from autotransfer.quantities import parse_count, parse_duration
 from autotransfer.recommendation.answer import answer
 from autotransfer.recommendation.interrupt import interruptible
-from autotransfer.recommendation.joining import checkpoints_of, invitation
+from autotransfer.recommendation.joining import checkpoints_of, invitation, withdraw_invitation
 from autotransfer.recommendation.latency import level_latencies_ms
 from autotransfer.recommendation.recommendation import Recommendation
 from autotransfer.recommendation.record import counts, free_name, params, trials_table, versions
 from autotransfer.search.budget import Budget
-from autotransfer.search.candidates import build_pool
+from autotransfer.search.candidates import build_pool, same_pool
 from autotransfer.search.events import Event, Listener, Notice, PhaseStarted, StudyFailed, StudyFinished, StudyStarted
 from autotransfer.search.executors import SearchJob, make_executor, trial_seconds
 from autotransfer.search.first_trials import queue_first_trials
@@ -125,6 +125,8 @@ def recommend(
     objective = get_metric(chosen.metric, dataset.task)
     chosen.training.check(dataset.task)
 
+    tracker = MlflowTracker(tracking_uri or settings().default_tracking_uri(), settings().experiment)
+    crew = make_executor(executor, jobs=jobs, address=address)
     name = free_name(study, dataset, chosen, seed, storage, resume)
     url = storage_url(storage or settings().storage, name, settings().studies_dir)
     listed = shortlist(
@@ -148,7 +150,7 @@ def recommend(
         greater_is_better=objective.greater_is_better,
         resume=resume,
     )
-    tracker = MlflowTracker(tracking_uri or settings().default_tracking_uri(), settings().experiment)
+    withdraw_invitation(handle.study)
     told = [tracker, *listeners]
 
     def tell(event: Event) -> None:
@@ -160,7 +162,7 @@ def recommend(
     tell(StudyStarted(name, handle.resumed, objective.name, told_params, tags))
     started = time.perf_counter()
     try:
-        with make_executor(executor, jobs=jobs, address=address) as workers, interruptible(tell) as go_on:
+        with crew as workers, interruptible(tell) as go_on:
             outputs = {"classification": "classes", "multilabel": "labels", "regression": "numbers"}[dataset.task]
             tell(PhaseStarted("data", detail=f"{len(dataset)} images, {len(dataset.classes)} {outputs}"))
             for notice in listed.notices:
@@ -176,6 +178,7 @@ def recommend(
                 listener=tell,
                 go_on=go_on,
             )
+            pool = same_pool(handle.study, pool, go_on)
             probing_seconds = time.perf_counter() - started
             workshop = Workshop(
                 dataset=dataset,
@@ -192,10 +195,9 @@ def recommend(
                 go_on=go_on,
             )
             strategy = Strategy(sampler or chosen.sampler, workshop)
-            if not handle.study.get_trials(deepcopy=False):
-                if strategy.by_proxy:
-                    start_from_past(handle.study, strategy, url, tell, wanted=history)
-                queue_first_trials(handle.study, strategy, clock.left())
+            if strategy.by_proxy and not handle.study.get_trials(deepcopy=False):
+                start_from_past(handle.study, strategy, url, tell, wanted=history)
+            queue_first_trials(handle.study, strategy, clock.left())
             tell(PhaseStarted("search", total=clock.trials))
             clock.begin_search(lambda: probing_seconds + trial_seconds(handle.study), workers.jobs)
             job = SearchJob(

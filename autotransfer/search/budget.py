@@ -33,16 +33,16 @@ class Budget:
         """Seconds of wall-clock time left, None without a limit."""
         return None if self._seconds is None else max(0.0, self._seconds - self.elapsed())
 
-    def left(self) -> float | None:
-        """Seconds left until the first limit, None without a limit of time."""
+    def left(self, workers: int | None = None) -> float | None:
+        """Seconds until the first limit where so many trials run at once (as many as search, where None)."""
         limits = [] if self.wall_left is None else [self.wall_left]
         if self.gpu_seconds is not None:
-            limits.append(max(0.0, self.gpu_seconds - self._gpu_spent()) / self._workers)
+            limits.append(max(0.0, self.gpu_seconds - self._gpu_spent()) / (workers or self._workers))
         return min(limits) if limits else None
 
-    def fits(self, seconds: float) -> bool:
+    def fits(self, seconds: float, workers: int | None = None) -> bool:
         """True where work of that length ends before the limit."""
-        left = self.left()
+        left = self.left(workers)
         return left is None or seconds <= left
 
     @property

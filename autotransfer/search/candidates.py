@@ -1,5 +1,6 @@
 """Candidates: every (source, level), probed, scored and ordered before anything is trained."""
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -7,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import optuna
 import pandas as pd
 import torch
 
 from autotransfer.datasets import Dataset
-from autotransfer.errors import ProxyError, SourceError
+from autotransfer.errors import ProxyError, SourceError, StudyError
 from autotransfer.probing import (
     LinearHead,
     Probe,
@@ -154,6 +156,32 @@ def build_pool(
             "or --source local-dir:PATH for weights that are on this machine."
         )
     return Pool(_ordered(last.candidates), last.probes, last.image_sizes, skipped, out)
+
+
+def same_pool(study: optuna.Study, pool: Pool, go_on: Callable[[], bool]) -> Pool:
+    """The sources that a study began with: a categorical cannot change inside an Optuna study.
+
+    Args:
+        study: notes them, the first time.
+        pool: what could be probed now.
+        go_on: where it says stop, some may be missing.
+
+    Raises:
+        StudyError: one of them cannot be used now.
+    """
+    if not study.get_trials(deepcopy=False):
+        study.set_user_attr("pool", json.dumps(sorted(source.name for source in pool.sources())))
+    if "pool" not in study.user_attrs:
+        return pool
+    began_with = json.loads(study.user_attrs["pool"])
+    missing = set(began_with) - {source.name for source in pool.sources()}
+    if missing and go_on():
+        reasons = "; ".join(f"{name}: {pool.skipped.get(name, 'left behind')}" for name in sorted(missing))
+        raise StudyError(
+            f"study '{study.study_name}' cannot go on without sources that it began with: {reasons}. "
+            "Make them available again, or start a new study."
+        )
+    return replace(pool, candidates=[c for c in pool.candidates if c.source.name in began_with])
 
 
 @dataclass(frozen=True)

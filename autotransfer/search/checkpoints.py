@@ -5,6 +5,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from autotransfer.disk_cache import replacing
 from autotransfer.search.study import complete_trials
 from autotransfer.search.workshop import Workshop
 from autotransfer.transfer.evaluation import Metric
@@ -33,11 +34,8 @@ def keep_weights(model: TransferModel, trial: optuna.Trial, workshop: Workshop) 
     """Keep the weights: what is answered with when there is no time to train again."""
     from safetensors.torch import save_file
 
-    workshop.checkpoints.mkdir(parents=True, exist_ok=True)
-    path = weights_file(trial.number, workshop)
-    temporary = path.with_suffix(".tmp")
-    save_file({n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()}, temporary)
-    temporary.replace(path)
+    with replacing(weights_file(trial.number, workshop)) as temporary:
+        save_file({n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()}, temporary)
 
 
 def drop_states(study: optuna.Study, workshop: Workshop) -> None:

@@ -2,6 +2,7 @@
 
 import optuna
 import torch
+from optuna.trial import TrialState
 
 from autotransfer.search.candidates import Candidate
 from autotransfer.search.forecast import Forecast
@@ -32,7 +33,12 @@ def queue_first_trials(study: optuna.Study, strategy: Strategy, seconds: float |
         best_of.setdefault(candidate.source.name, candidate)
     best, *others = best_of.values()
 
+    trials = study.get_trials(deepcopy=False)
+    known = {trial.user_attrs.get("role") for trial in trials if trial.state != TrialState.FAIL}
+
     def queue(source: Source, level: int, frozen: int, role: str) -> None:
+        if role in known:  # a study that goes on
+            return
         params = {
             "source": source.name,
             "transferred_layers": level,
@@ -45,7 +51,7 @@ def queue_first_trials(study: optuna.Study, strategy: Strategy, seconds: float |
     queue(best.source, best.level, 0, "best by proxies")
     whole = (c.source for c in (best, *others) if not _exceeds(workshop, c.source, len(c.source.levels)))
     queue(next(whole, best.source), 0, 0, "from scratch")
-    if strategy.by_proxy:
+    if strategy.by_proxy or trials:
         return
     for other in others[:3]:
         queue(other.source, other.level, 0, "best of its source")

@@ -129,4 +129,10 @@ class Forecast:
 def refit_seconds(trial: optuna.trial.FrozenTrial, dataset: Dataset) -> float:
     """How long training a finished trial's configuration on train + validation takes."""
     growth = len(dataset.rows("train", "val")) / len(dataset.rows("train"))
-    return float(trial.user_attrs.get("seconds", 0.0)) * growth * _REFIT_MARGIN
+    return train_seconds(trial) * growth
+
+
+def train_seconds(trial: optuna.trial.FrozenTrial) -> float:
+    """How long training a finished trial's configuration again takes, all of its epochs."""
+    seconds = trial.user_attrs.get("whole_seconds", trial.user_attrs.get("seconds", 0.0))
+    return float(seconds) * _REFIT_MARGIN

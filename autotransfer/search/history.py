@@ -7,7 +7,8 @@ resume or join it see the same.
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ _MOST_STUDIES = 3
 _LATEST_JOURNALS = 50
 _LEAST_SIMILARITY = 0.1
 _FEWEST_TRIALS = 3
+_LONGEST_SECONDS = 5.0
 _FEWEST_PAIRS = 6
 _TRUST = 0.8  # what a past study of the very same linear probes counts
 _MOST_TRIALS = 60
@@ -116,20 +118,38 @@ def find_past(
         storage: its storage.
         studies_dir: where the journals lie.
     """
-    found = []
-    for other in _studies(storage, studies_dir):
-        if other.study_name == study.study_name or _LANDSCAPE not in other.user_attrs:
+    found, until = [], time.monotonic() + _LONGEST_SECONDS
+    for url in _storages(storage, studies_dir):
+        try:
+            opened = open_storage(url)
+            names = [name for name in optuna.get_all_study_names(opened) if name != study.study_name]
+        except Exception as error:  # whatever a file or a database of another time or program holds
+            logger.debug("%s is left out of the history: %s", url, error)
             continue
-        there = _landscape_of(json.loads(other.user_attrs[_LANDSCAPE]))
-        if there is None or there.metric.name != here.metric.name:
-            continue
-        seen = Surrogate(there, prior, lambda points: np.ones(len(points))).observe(other)
-        if len(seen.points) < _FEWEST_TRIALS:
-            continue
-        past = past_of(other.study_name, here, there, prior, seen.points, seen.values, seen.noise)
-        if past is not None and past.similarity >= _LEAST_SIMILARITY:
-            found.append(past)
+        for name in reversed(names):
+            if time.monotonic() > until:
+                break
+            try:
+                past = _past_in(optuna.load_study(study_name=name, storage=opened), here, prior)
+            except Exception as error:
+                logger.debug("study %s is left out of the history: %s", name, error)
+                continue
+            if past is not None:
+                found.append(past)
     return tuple(sorted(found, key=lambda past: (-past.similarity, past.study))[:_MOST_STUDIES])
+
+
+def _past_in(other: optuna.Study, here: Landscape, prior: Prior) -> Past | None:
+    """What one study says; None where that is too little, or of something else."""
+    if _LANDSCAPE not in other.user_attrs:
+        return None
+    there = _landscape_of(json.loads(other.user_attrs[_LANDSCAPE]))
+    if there is None or there.metric.name != here.metric.name or similarity(here, there) < _LEAST_SIMILARITY:
+        return None
+    seen = Surrogate(there, prior, lambda points: np.ones(len(points))).observe(other)
+    if len(seen.points) < _FEWEST_TRIALS:
+        return None
+    return past_of(other.study_name, here, there, prior, seen.points, seen.values, seen.noise)
 
 
 def keep(study: optuna.Study, pasts: Sequence[Past], here: Landscape) -> None:
@@ -165,19 +185,18 @@ def told(study: optuna.Study) -> str:
     return f"started from what worked on {', '.join(parts)}" if parts else ""
 
 
-def _studies(storage: str, studies_dir: Path) -> Iterator[optuna.Study]:
-    """The studies of a storage, then those of the latest journals; what cannot be read is left out."""
-    journals = sorted(studies_dir.glob("*.journal"), key=lambda path: path.stat().st_mtime, reverse=True)
-    urls = dict.fromkeys(
-        [storage, *(storage_url(None, path.stem, studies_dir) for path in journals[:_LATEST_JOURNALS])]
-    )
-    for url in urls:
+def _storages(storage: str, studies_dir: Path) -> list[str]:
+    """The storage, then the latest journals."""
+
+    def last_change(path: Path) -> float:
         try:
-            opened = open_storage(url)
-            for name in optuna.get_all_study_names(opened):
-                yield optuna.load_study(study_name=name, storage=opened)
-        except (AutotransferError, OSError, ValueError, KeyError) as error:
-            logger.debug("%s is left out of the history: %s", url, error)
+            return path.stat().st_mtime
+        except OSError:  # taken away meanwhile, or a link to nothing
+            return 0.0
+
+    journals = sorted(studies_dir.glob("*.journal"), key=last_change, reverse=True)
+    latest = [storage_url(None, path.stem, studies_dir) for path in journals[:_LATEST_JOURNALS]]
+    return list(dict.fromkeys([storage, *latest]))
 
 
 def _landscape_of(content: dict[str, Any]) -> Landscape | None:

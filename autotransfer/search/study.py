@@ -11,7 +11,7 @@ from autotransfer.datasets import Dataset
 from autotransfer.errors import StudyError
 from autotransfer.search.journal import open_journal
 from autotransfer.search.space import Space
-from autotransfer.search.workers import KILLED, Watch, retry_lost_trials, worker_name
+from autotransfer.search.workers import KILLED, STOPPED, Watch, retry_lost_trials, worker_name
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
@@ -88,12 +88,13 @@ def open_study(name: str, url: str, *, identity: dict[str, str], greater_is_bett
         direction="maximize" if greater_is_better else "minimize",
         load_if_exists=True,
     )
+    if name in existing and not study.user_attrs:  # killed right after it was made
+        _write_identity(study, identity)
     if name in existing:
         _check_identity(study, identity)
-        retry_lost_trials(study, Watch())
+        retry_lost_trials(study, Watch(), stopped=True)
     else:
-        for key, value in identity.items():
-            study.set_user_attr(key, value)
+        _write_identity(study, identity)
     return StudyHandle(study, url, name in existing)
 
 
@@ -114,9 +115,9 @@ def ask(study: optuna.Study) -> optuna.Trial:
 
 
 def trained_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """Finished trials that cost training: complete, pruned on their curve, or failed; not those whose process died."""
+    """Finished trials that cost training: complete, pruned on their curve, or failed, but not interrupted."""
     trials = study.get_trials(deepcopy=False, states=FINISHED)
-    return [t for t in trials if t.user_attrs.get("trained", False) and t.user_attrs.get("reason") != KILLED]
+    return [trial for trial in trials if trial.user_attrs.get("trained", False) and not _was_interrupted(trial)]
 
 
 def complete_trials(study: optuna.Study) -> list[FrozenTrial]:
@@ -126,6 +127,15 @@ def complete_trials(study: optuna.Study) -> list[FrozenTrial]:
 
 def _names(storage: optuna.storages.BaseStorage) -> set[str]:
     return set(optuna.get_all_study_names(storage))
+
+
+def _was_interrupted(trial: FrozenTrial) -> bool:
+    return trial.state == TrialState.FAIL and trial.user_attrs.get("reason") in (KILLED, STOPPED)
+
+
+def _write_identity(study: optuna.Study, identity: dict[str, str]) -> None:
+    for key, value in identity.items():
+        study.set_user_attr(key, value)
 
 
 def _check_identity(study: optuna.Study, identity: dict[str, str]) -> None:

@@ -4,14 +4,14 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
 import optuna
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
@@ -25,7 +25,7 @@ from autotransfer.search.forecast import Forecast, refit_seconds
 from autotransfer.search.sampler import CurvePruner
 from autotransfer.search.strategy import Strategy
 from autotransfer.search.study import ask, trained_trials
-from autotransfer.search.workers import Watch, heartbeat, is_repeated, retry_lost_trials
+from autotransfer.search.workers import STOPPED, Watch, heartbeat, is_repeated, retry_lost_trials
 from autotransfer.search.workshop import Workshop, exceeds_limits, with_training
 from autotransfer.transfer.config import TransferConfig, canonical
 from autotransfer.transfer.training import Data, EpochReport, predict, train
@@ -36,6 +36,7 @@ _ASKED_PER_TRAINED = 10
 _MAX_ASKED = 1000
 _MAX_IN_VAIN = 20
 _WAIT_SECONDS = 0.2
+_LONGEST_CHOICE_SECONDS = 60.0
 _LARGEST_SHARE_OF_ALWAYS_RUN = 0.3
 _SHARE_BESIDE_ITS_FINAL = 0.42
 _SHARE_TOO_SHORT_FOR_A_TRIAL = 0.05
@@ -80,11 +81,14 @@ def run_trials(study: optuna.Study, strategy: Strategy, budget: Budget, listener
         if (limit is not None and trained >= limit) or _time_for_final(study, workshop, budget):
             break
         forecast = Forecast.of(study, workshop)
-        strategy.prepare(study, forecast, _time_for("", study, workshop, budget).wanted)
-        if limit is None and (reason := strategy.nothing_to_gain(study)):
-            return reason
         with _alone(workshop):
-            chosen = None if _all_taken(study, limit) else _choose(study, strategy, forecast, budget)
+            strategy.prepare(study, forecast, _time_for("", study, workshop, budget).wanted)
+            if limit is None and (reason := strategy.nothing_to_gain(study)):
+                return reason
+            try:
+                chosen = None if _all_taken(study, limit) else _choose(study, strategy, forecast, budget)
+            except UpdateFinishedTrialError:  # this process slept, and its trial was taken for lost
+                continue
         if chosen is None:  # others run the last trials: they may yet fail
             time.sleep(_WAIT_SECONDS)
             continue
@@ -98,10 +102,18 @@ def run_trials(study: optuna.Study, strategy: Strategy, budget: Budget, listener
 
 @contextmanager
 def _alone(workshop: Workshop) -> Iterator[None]:
-    """One process of this machine at a time chooses, so that each knows what the others are at."""
+    """One process of this machine at a time chooses, so that each knows what the others are at.
+
+    Where one that sleeps holds the lock, the others choose without it after a while.
+    """
     workshop.checkpoints.mkdir(parents=True, exist_ok=True)
-    with FileLock(workshop.checkpoints / "choosing.lock"):
+    lock = FileLock(workshop.checkpoints / "choosing.lock")
+    with suppress(Timeout):
+        lock.acquire(timeout=_LONGEST_CHOICE_SECONDS)
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _all_taken(study: optuna.Study, limit: int | None) -> bool:
@@ -184,7 +196,8 @@ def _run_one(
             raise
         logger.warning("trial %d was taken for lost, and is another worker's now: %s", trial.number, error)
         return
-    if not (strategy.by_proxy and outcome.state == TrialState.PRUNED):  # one that was pruned may go on later
+    may_go_on = outcome.reason == STOPPED or (strategy.by_proxy and outcome.state == TrialState.PRUNED)
+    if not may_go_on:
         state_file(trial, workshop).unlink(missing_ok=True)
     drop_states(study, workshop)
     drop_weights(study, workshop)
@@ -225,8 +238,10 @@ def _train_trial(
     started = perf_counter()
     origin = origin_of(trial)
     best: list[float] = []  # epoch and score
+    whole = [0.0]  # seconds of all epochs, those before it was interrupted too
 
     def on_epoch(report: EpochReport) -> None:
+        whole[0] += report.seconds
         metrics = {"train.loss": report.train_loss}
         if report.score is not None and report.val_loss is not None:
             metrics |= {f"val.{name}": report.score, "val.loss": report.val_loss}
@@ -279,7 +294,7 @@ def _train_trial(
     except optuna.TrialPruned as pruned:
         return _Outcome(TrialState.PRUNED, reason=str(pruned))
     except InterruptedError:
-        cause = "the user stopped the search" if not workshop.go_on() else "the budget ran out"
+        cause = STOPPED if not workshop.go_on() else "the budget ran out"
         return _Outcome(TrialState.FAIL, reason=cause)
     except torch.OutOfMemoryError as error:
         return _Outcome(TrialState.FAIL, reason=f"out of memory: {str(error).splitlines()[0][:200]}")
@@ -288,6 +303,8 @@ def _train_trial(
     except (AutotransferError, RuntimeError, ValueError, OSError) as error:  # one trial fails alone
         logger.warning("trial %d failed", trial.number, exc_info=True)
         return _Outcome(TrialState.FAIL, reason=f"{type(error).__name__}: {error}")
+    before = float(trial.user_attrs.get("start_seconds", 0.0))
+    trial.set_user_attr("whole_seconds", max(before + whole[0], perf_counter() - started))
     if config.early_stopping and best:
         trial.set_user_attr("best_epoch", int(best[0]))
     keep_weights(model, trial, workshop)

@@ -6,6 +6,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -17,11 +20,23 @@ from autotransfer.disk_cache import process_alive
 PATIENCE_SECONDS = 90.0
 _BEAT_SECONDS = 15.0
 KILLED = "its process was killed"
+STOPPED = "the user stopped the search"
 
 
 def worker_name() -> str:
-    """Host and process."""
-    return f"{socket.gethostname()}:{os.getpid()}"
+    """Machine and process."""
+    return f"{_machine()}:{os.getpid()}"
+
+
+@cache
+def _machine() -> str:
+    """The host's name and, where the system tells, what sets it apart from others that are called the same."""
+    marks = [socket.gethostname()]
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        numbers = Path("/proc/self/ns/pid").readlink()  # containers number their processes for themselves
+        marks.append(sha256(f"{boot} {numbers}".encode()).hexdigest()[:8])
+    return "-".join(marks)
 
 
 @contextmanager
@@ -59,7 +74,7 @@ class Watch:
         """Whether a running trial's worker is gone."""
         worker = str(trial.user_attrs.get("worker", ""))
         host, _, process = worker.rpartition(":")
-        if host == socket.gethostname() and not (
+        if host == _machine() and not (
             process.isdigit() and int(process) != os.getpid() and process_alive(int(process))
         ):
             return True
@@ -71,8 +86,10 @@ class Watch:
         return self._clock() - since > self._patience
 
 
-def retry_lost_trials(study: optuna.Study, watch: Watch) -> list[FrozenTrial]:
-    """Close the trials whose worker is gone, and queue each once more; those that were closed.
+def retry_lost_trials(study: optuna.Study, watch: Watch, *, stopped: bool = False) -> list[FrozenTrial]:
+    """Close the trials whose worker is gone, and queue each once more (where asked, those too that the user stopped).
+
+    Returns those that were closed.
 
     Any number of processes may do so at once, and each may be killed at any point: what another one has closed
     and not queued is queued here, and what two have queued `is_repeated` tells.
@@ -92,7 +109,8 @@ def retry_lost_trials(study: optuna.Study, watch: Watch) -> list[FrozenTrial]:
     retried = {trial.user_attrs.get("retry_of") for trial in trials}
     for trial in trials:
         attrs = trial.user_attrs
-        killed = trial.state == TrialState.FAIL and attrs.get("reason") == KILLED
+        reasons = (KILLED, STOPPED) if stopped else (KILLED,)
+        killed = trial.state == TrialState.FAIL and attrs.get("reason") in reasons
         # What it was queued with counts where it was killed before it had asked for all of its parameters.
         params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
         if killed and params and "retry_of" not in attrs and trial.number not in retried:

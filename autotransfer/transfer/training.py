@@ -20,6 +20,7 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from autotransfer.disk_cache import replacing
 from autotransfer.errors import TrainingError
 from autotransfer.task import Task
 from autotransfer.transfer.augmentation import Augmentation
@@ -347,28 +348,24 @@ class _Training:
 
     def write(self, path: Path) -> None:
         """Write the whole state to a file: all of it or nothing."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        torch.save(
-            {
-                "belongs_to": self._identity(),
-                "epoch": self.epoch,
-                "step": self._step,
-                "parts": self._parts,
-                "reports": [vars(report) for report in self.reports],
-                "model": self.model.state_dict(),
-                "optimizer": self._optimizer.state_dict(),
-                "scaler": self._scaler.state_dict(),
-                "ema": self._ema.module.state_dict() if self._ema is not None else {},
-                "best": self._best,
-                "since_best": self._since_best,
-                "order": self._generator.bit_generator.state,
-                "torch": torch.get_rng_state(),
-                "cuda": torch.cuda.get_rng_state(self._device) if self._device.type == "cuda" else None,
-            },
-            temporary,
-        )
-        temporary.replace(path)
+        state = {
+            "belongs_to": self._identity(),
+            "epoch": self.epoch,
+            "step": self._step,
+            "parts": self._parts,
+            "reports": [vars(report) for report in self.reports],
+            "model": self.model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "ema": self._ema.module.state_dict() if self._ema is not None else {},
+            "best": self._best,
+            "since_best": self._since_best,
+            "order": self._generator.bit_generator.state,
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state(self._device) if self._device.type == "cuda" else None,
+        }
+        with replacing(path) as temporary:
+            torch.save(state, temporary)
 
     def read(self, path: Path) -> None:
         """Go on from a file that `write` wrote; a file of another training, or a damaged one, is left aside."""

@@ -15,10 +15,10 @@ from random_sources import write_source
 from safetensors.torch import load_file, save_file
 from small_study import CONVNEXT, MOBILENET, SOURCES, Told, small_pool, small_sources, small_space, stop_after
 
-from autotransfer.errors import SourceError
+from autotransfer.errors import SourceError, StudyError
 from autotransfer.proxies import DEFAULT_PROXIES, ProxyValue
 from autotransfer.proxies.combine import combine
-from autotransfer.search.candidates import Pool, _ordered
+from autotransfer.search.candidates import Pool, _ordered, same_pool
 from autotransfer.search.events import PhaseStarted, SourceProbed, SourceSkipped
 from autotransfer.sources import Source, find_sources
 from autotransfer.transfer.evaluation import get_metric
@@ -302,3 +302,18 @@ def test_stopped_after_the_race_all_that_ran_are_the_pool(race):
     pool = race(listener=answers, go_on=go_on)
     assert len(pool.sources()) == 3
     assert pool.raced_out == []
+
+
+# Going on
+
+
+def test_a_study_keeps_the_sources_that_it_began_with(pool, study):
+    first, second = (source.name for source in pool.sources())
+    only_first = replace(pool, candidates=[c for c in pool.candidates if c.source.name == first])
+    assert same_pool(study, only_first, lambda: True).sources() == only_first.sources()
+    study.ask()
+    assert [s.name for s in same_pool(study, pool, lambda: True).sources()] == [first]  # the other came too late
+    lost = replace(pool, candidates=[c for c in pool.candidates if c.source.name == second], skipped={first: "no net"})
+    with pytest.raises(StudyError, match=f"cannot go on without sources that it began with: {first}: no net"):
+        same_pool(study, lost, lambda: True)
+    assert same_pool(study, lost, lambda: False).sources() == []  # stopped while it probed

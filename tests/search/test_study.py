@@ -1,7 +1,6 @@
 """What a study promises: its storage holds the truth, and going on is the same as never having stopped."""
 
 import shutil
-import socket
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,8 +27,9 @@ from autotransfer.search.study import (
     study_sources,
     trained_trials,
 )
-from autotransfer.search.workers import Watch, retry_lost_trials
+from autotransfer.search.workers import Watch, retry_lost_trials, worker_name
 
+HERE = worker_name().rpartition(":")[0]
 IDENTITY = {"dataset": "d1", "space": "s1", "seed": "0", "sources": "a, b"}
 
 
@@ -71,14 +71,14 @@ def run(study: optuna.Study, count: int) -> list[dict[str, Any]]:
 @pytest.fixture
 def living_worker() -> Any:
     with subprocess.Popen(["sleep", "60"]) as process:
-        yield f"{socket.gethostname()}:{process.pid}"
+        yield f"{HERE}:{process.pid}"
         process.kill()
 
 
 @pytest.fixture
 def dead_worker() -> str:
     with subprocess.Popen(["true"]) as process:
-        return f"{socket.gethostname()}:{process.pid}"
+        return f"{HERE}:{process.pid}"
 
 
 # Opening

@@ -24,11 +24,13 @@ from small_study import (
 )
 
 from autotransfer.recommendation import final
+from autotransfer.search import trials as trials_module
 from autotransfer.search.checkpoints import best_trial, best_trials
 from autotransfer.search.events import EpochFinished, TrialFinished, TrialStarted
 from autotransfer.search.first_trials import queue_first_trials
 from autotransfer.search.forecast import Forecast
 from autotransfer.search.strategy import Strategy
+from autotransfer.search.study import open_storage
 from autotransfer.search.trials import run_trials
 from autotransfer.transfer import training
 from autotransfer.transfer.config import TransferConfig, canonical
@@ -60,6 +62,17 @@ def test_queued_trials_stay_within_the_space(study, make_workshop):
     for trial in study.get_trials():
         params = trial.system_attrs["fixed_params"]
         assert (params["upper_layers"], params["learning_rate"]) == ("reinit", 0.01)
+
+
+def test_a_study_that_goes_on_queues_what_must_run_and_has_not(study, workshop):
+    strategy = Strategy("proxy", workshop)
+    queue_first_trials(study, strategy)
+    study.tell(study.ask(), state=TrialState.FAIL)  # the best by proxies failed; from scratch still waits
+    queue_first_trials(study, strategy)
+    waiting = [t.user_attrs["role"] for t in study.get_trials() if t.state == TrialState.WAITING]
+    assert waiting == ["from scratch", "best by proxies"]
+    queue_first_trials(study, strategy)
+    assert len(study.get_trials()) == 3
 
 
 # A search from beginning to end
@@ -162,6 +175,21 @@ def test_a_trials_time_teaches_the_forecast_unless_it_replayed_activations(searc
     assert trained & replayed and trained - replayed
     assert sum(len(known) for known in ratios.values()) == len(trained - replayed)
     assert all(ratio > 0 for known in ratios.values() for ratio in known)
+
+
+@pytest.mark.parametrize("name", ["proxy", "random", "tpe", "gp"])
+def test_workers_that_choose_one_after_the_other_choose_differently(workshop, tmp_path, name):
+    """Each has its own handle on the study, as processes have; the trials of the others still run."""
+    url = f"journal:{tmp_path / 'study.journal'}"
+    optuna.create_study(study_name="s", storage=open_storage(url), direction="maximize")
+    chosen = []
+    for _ in range(3):
+        own, strategy = optuna.load_study(study_name="s", storage=open_storage(url)), Strategy(name, workshop)
+        forecast = Forecast.of(own, workshop)
+        strategy.prepare(own, forecast, None)
+        _, config, _ = trials_module._choose(own, strategy, forecast, unlimited(5))
+        chosen.append(config)
+    assert len(set(chosen)) == 3
 
 
 # What is never trained

@@ -1,7 +1,6 @@
 """What is promised of trials whose worker dies: it is noticed, on any machine, and each is retried exactly once."""
 
 import os
-import socket
 import subprocess
 import time
 
@@ -12,9 +11,9 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 from small_study import Stopwatch, new_study
 
-from autotransfer.search.workers import KILLED, Watch, heartbeat, is_repeated, retry_lost_trials, worker_name
+from autotransfer.search.workers import KILLED, STOPPED, Watch, heartbeat, is_repeated, retry_lost_trials, worker_name
 
-HERE = socket.gethostname()
+HERE = worker_name().rpartition(":")[0]
 
 
 def running(study: optuna.Study, worker: str | None) -> optuna.Trial:
@@ -144,3 +143,19 @@ def test_the_retry_of_one_that_went_on_is_no_repetition_of_it(study, dead):
     retry = study.ask()
     assert retry.user_attrs["continues"] == 0
     assert is_repeated(study, retry) == ""
+
+
+def test_a_machine_that_is_only_called_the_same_is_another_one(study):
+    name, _, mark = HERE.rpartition("-")
+    running(study, f"{name}-{'0' * len(mark)}:{os.getpid()}")
+    assert not Watch().lost(study.get_trials()[0])
+
+
+def test_what_the_user_stopped_is_queued_again_when_the_study_is_resumed_and_only_then(study):
+    trial = running(study, worker_name())
+    trial.set_user_attr("reason", STOPPED)
+    study.tell(trial, state=TrialState.FAIL)
+    retry_lost_trials(study, Watch())
+    assert len(study.get_trials()) == 1
+    retry_lost_trials(study, Watch(), stopped=True)
+    assert [t.state for t in study.get_trials()] == [TrialState.FAIL, TrialState.WAITING]

@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass, field
 
 from autotransfer.errors import StudyError
-from autotransfer.search.events import Event, Listener, Notice, TrialFinished
+from autotransfer.search.events import Event, Listener, Notice, TrialFinished, TrialStarted
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Crew:
     reason: str = ""
     errors: list[str] = field(default_factory=list)
     _deaths_in_a_row: int = 0
-    _finished: int = 0
+    _worked: bool = False
 
     def take(self, message: Event | Ended) -> None:
         """A message of a worker."""
@@ -41,9 +41,9 @@ class Crew:
             self.reason = self.reason or message.reason
             if message.error:
                 self.errors.append(message.error)
-            else:
-                self._finished += 1
+            self._worked = self._worked or not message.error
             return
+        self._worked = self._worked or isinstance(message, TrialStarted)
         if isinstance(message, TrialFinished) and message.state != "failed":
             self._deaths_in_a_row = 0
         self.listener(message)
@@ -66,9 +66,9 @@ class Crew:
         """Why the search ended early, or an empty string.
 
         Raises:
-            StudyError: every worker has failed.
+            StudyError: every worker has failed before its first trial; what was trained later can be answered with.
         """
-        if self.errors and not self._finished:
+        if self.errors and not self._worked:
             raise StudyError(f"no worker could work: {self.errors[0]}")
         for error in self.errors:
             self.listener(Notice(f"a worker failed: {error}"))

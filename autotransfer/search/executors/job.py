@@ -3,8 +3,10 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 import optuna
+from optuna.trial import TrialState
 
 from autotransfer.search.budget import Budget
 from autotransfer.search.events import Listener
@@ -62,8 +64,15 @@ class SearchJob:
 
 
 def trial_seconds(study: optuna.Study) -> float:
-    """Seconds that the finished trials of a study took together."""
-    return sum(float(t.user_attrs.get("seconds", 0.0)) for t in study.get_trials(deepcopy=False, states=FINISHED))
+    """Seconds that the trials of a study have taken together so far: by the clock where a trial has not told."""
+    total = 0.0
+    for trial in study.get_trials(deepcopy=False, states=(*FINISHED, TrialState.RUNNING)):
+        if "seconds" in trial.user_attrs:
+            total += float(trial.user_attrs["seconds"])
+        elif trial.user_attrs.get("trained", False) and trial.datetime_start is not None:
+            until = trial.datetime_complete or datetime.now(trial.datetime_start.tzinfo)
+            total += max(0.0, (until - trial.datetime_start).total_seconds())
+    return total
 
 
 def _always() -> bool:

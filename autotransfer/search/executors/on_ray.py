@@ -4,16 +4,18 @@ import importlib.util
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
 from autotransfer.errors import AutotransferError, StudyError
-from autotransfer.search.events import Listener
+from autotransfer.search.events import Listener, Notice
 from autotransfer.search.executors.crew import Crew, Ended
 from autotransfer.search.executors.job import SearchJob
 
 _POLL_SECONDS = 0.2
+_PATIENCE_SECONDS = 30.0
 _CONNECT_SECONDS = 5.0
 _CPUS_OF_A_TRIAL = 4
 _MESSAGES_AT_ONCE = 1000
@@ -47,6 +49,8 @@ class OnRay:
                 ) from error
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         self._gpus, self._cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        self._most_cpus = max(1, int(max((n["Resources"].get("CPU", 0) for n in nodes if n["Alive"]), default=1)))
         self.jobs = jobs or self._gpus or max(1, self._cpus // _CPUS_OF_A_TRIAL)
 
     def __enter__(self) -> Self:
@@ -67,9 +71,14 @@ class OnRay:
         import ray
         from ray.exceptions import RayError
         from ray.util.queue import Queue
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         crew, stopped = Crew(listener), False
-        events: Any = Queue(actor_options={"num_cpus": 0})
+        if job.workshop.device.type == "cuda" and not self._gpus:
+            raise StudyError("this machine trains on a GPU, but the Ray cluster has none: give --device cpu.")
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        events: Any = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+        ends = None if job.ends is None else job.ends + _PATIENCE_SECONDS
         shared, actor = ray.put(job.portable()), self._actor_class(job)
         running: dict[Any, Any] = {}
 
@@ -87,9 +96,12 @@ class OnRay:
                 start()
             while running:
                 if not stopped and not go_on():
-                    stopped = True
+                    stopped, ends = True, time.time() + _PATIENCE_SECONDS
                     for worker in running.values():
                         worker.stop.remote()
+                if ends is not None and time.time() > ends:  # one that hangs costs its trial, not the answer
+                    listener(Notice(f"{len(running)} workers did not end in time, and were killed"))
+                    break
                 done, _ = ray.wait(list(running), timeout=_POLL_SECONDS)
                 pass_on()
                 for reference in done:
@@ -111,7 +123,7 @@ class OnRay:
 
         threads = max(1, self._cpus // self.jobs)
         on_gpu = job.workshop.device.type == "cuda"
-        cpus = 1 if on_gpu else min(threads, self._cpus / self.jobs)
+        cpus = 1 if on_gpu else min(threads, self._cpus / self.jobs, self._most_cpus)
         remote: Any = ray.remote
         # Asked to stop while it works: two threads.
         return remote(num_cpus=cpus, num_gpus=int(on_gpu), max_concurrency=2, max_restarts=0)(RayWorker)

@@ -9,12 +9,13 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from autotransfer.search.events import Event, Listener
+from autotransfer.search.events import Event, Listener, Notice
 from autotransfer.search.executors.crew import Crew, Ended
 from autotransfer.search.executors.job import SearchJob
 
@@ -56,11 +57,15 @@ class Processes:
             file.write_bytes(pickle.dumps(job.portable()))
             for worker in self._workers:
                 worker.say(str(file))
+            ends = None if job.ends is None else job.ends + _PATIENCE_SECONDS
             while self._workers:
                 if not stopped and not go_on():
-                    stopped = True
+                    stopped, ends = True, time.time() + _PATIENCE_SECONDS
                     for worker in self._workers:
                         worker.say(None)
+                if ends is not None and time.time() > ends:  # one that hangs costs its trial, not the answer
+                    listener(Notice(f"{len(self._workers)} workers did not end in time, and were killed"))
+                    break
                 try:
                     worker, message = self._messages.get(timeout=_POLL_SECONDS)
                 except queue.Empty:

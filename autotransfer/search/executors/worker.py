@@ -5,6 +5,7 @@ import pickle
 import signal
 import sys
 import threading
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +52,10 @@ def main() -> None:
             tell(Ended(reason=job.run(lambda: not stop.is_set(), tell)))
         except AutotransferError as error:
             tell(Ended(error=str(error)))
-        except Exception as error:
-            tell(Ended(error=f"{type(error).__name__}: {error}"))
-            raise
-        finally:
-            events.flush()
-            os._exit(0)  # what libraries still do at exit has no bearing on the study
+        except Exception:
+            traceback.print_exc()
+            os._exit(1)  # as if it had died: it may be the storage that was away for a moment
+        os._exit(0)  # what libraries still do at exit has no bearing on the study
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ from autotransfer.recommendation.why import negative_transfer, reasons
 from autotransfer.search.budget import Budget
 from autotransfer.search.checkpoints import best_trials
 from autotransfer.search.history import told
-from autotransfer.search.strategy import Strategy
 from autotransfer.search.study import complete_trials, trained_trials
 from autotransfer.search.workshop import Workshop, exceeds_limits, linear_probe_config
 from autotransfer.transfer.config import TransferConfig
@@ -30,15 +29,13 @@ from autotransfer.transfer.surgery import build_network
 
 
 def answer(
-    study: optuna.Study, strategy: Strategy, clock: Budget, *, plugins: tuple[str, ...]
+    study: optuna.Study, workshop: Workshop, clock: Budget, *, plugins: tuple[str, ...]
 ) -> tuple[TransferConfig, dict[str, Any]]:
     """Answer with the best on validation of: trials that transfer, trials from scratch, the linear probe.
 
-    Among the trials that transfer it is the one that is expected best, see `Strategy.best_first`.
-
     Args:
         study: with whatever trials it has; without any the linear probe is the answer.
-        strategy: the study's.
+        workshop: the study's.
         clock: says whether there is time to train on train + validation.
         plugins: kept with the model, which cannot be opened without them.
 
@@ -48,11 +45,11 @@ def answer(
     Raises:
         StudyError: the hard limits exclude every source.
     """
-    workshop, metric = strategy.workshop, strategy.workshop.metric
+    metric = workshop.metric
     probe = _linear_probe(workshop)
     transfers = _of_pool(best_trials(study, metric, from_scratch=False), workshop)
     better = [trial for trial in transfers if metric.better(trial.value or 0.0, probe.val_score)]
-    transferred = keep_best(strategy.best_first(study, better), workshop, clock)
+    transferred = keep_best(better, workshop, clock)
     from_scratch = keep_best(_of_pool(best_trials(study, metric, from_scratch=True), workshop)[:1], workshop, clock)
     scratch = from_scratch[0] if from_scratch is not None else None
     transferring = transferred[0] if transferred is not None else probe
@@ -67,7 +64,6 @@ def answer(
     }
     if scratch is not None:
         baselines["from_scratch"] = score_on_test(metric, scratch.predictions, workshop)
-    best_score = float(better[0].value or 0.0) if better else None
     verdict = negative_transfer(transferring, scratch, workshop)
     source = workshop.source(chosen.config.source)
     model = TrainedModel(
@@ -87,7 +83,7 @@ def answer(
         "negative_transfer": verdict,
         "alternatives": _alternatives(study, workshop, probe),
         "why": [
-            *reasons(chosen, probe, workshop, verdict, len(trained_trials(study)), best_score),
+            *reasons(chosen, probe, workshop, verdict, len(trained_trials(study))),
             *([f"The search {sentence}."] if (sentence := told(study)) else []),
         ],
     }

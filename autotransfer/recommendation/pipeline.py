@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from autotransfer.search.candidates import build_pool, same_pool
 from autotransfer.search.events import Event, Listener, Notice, PhaseStarted, StudyFailed, StudyFinished, StudyStarted
 from autotransfer.search.executors import SearchJob, make_executor, trial_seconds
 from autotransfer.search.first_trials import queue_first_trials
-from autotransfer.search.history import find_past, keep, kept_past, remember, told
+from autotransfer.search.history import find_past, keep, remember, told
 from autotransfer.search.prior import shipped_prior
 from autotransfer.search.shortlist import shortlist
 from autotransfer.search.space import Space, load_space
@@ -220,8 +219,7 @@ def recommend(
                 tell(Notice(_NOTHING_TRAINED))
             search_seconds = time.perf_counter() - started - probing_seconds
             tell(PhaseStarted("final"))
-            with_past = replace(strategy, past=kept_past(handle.study, strategy.landscape))
-            finished, evidence = answer(handle.study, with_past, clock, plugins=(*chosen.plugins, *plugins))
+            finished, evidence = answer(handle.study, workshop, clock, plugins=(*chosen.plugins, *plugins))
     except BaseException as error:
         tell(StudyFailed(name, f"{type(error).__name__}: {error}"))
         raise

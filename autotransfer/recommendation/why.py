@@ -39,17 +39,10 @@ def _epochs(finalist: Finalist) -> str:
     return f"{count} epoch{'' if count == 1 else 's'}"
 
 
-def reasons(
-    chosen: Finalist,
-    probe: Finalist,
-    workshop: Workshop,
-    verdict: dict[str, Any],
-    trained: int,
-    best_score: float | None = None,
-) -> list[str]:
-    """Why this configuration: one fact a sentence; `best_score` is the highest of any trial that transfers."""
+def reasons(chosen: Finalist, probe: Finalist, workshop: Workshop, verdict: dict[str, Any], trained: int) -> list[str]:
+    """Why this configuration: one fact a sentence."""
     pool, metric, config = workshop.pool, workshop.metric, chosen.config
-    sentences = [_origin(chosen, metric, trained, best_score), _prior(config.source, config.transferred_layers, pool)]
+    sentences = [_origin(chosen, metric, trained), _prior(config.source, config.transferred_layers, pool)]
     if not config.linear_probe:
         gain = (chosen.val_score - probe.val_score) * (1 if metric.greater_is_better else -1)
         sentences.append(
@@ -64,7 +57,7 @@ def reasons(
     return [sentence for sentence in sentences if sentence]
 
 
-def _origin(chosen: Finalist, metric: Metric, trained: int, best_score: float | None) -> str:
+def _origin(chosen: Finalist, metric: Metric, trained: int) -> str:
     if chosen.config.linear_probe and not trained:
         return (
             f"The linear probe with the best validation {metric.name} ({chosen.val_score:.4f}): "
@@ -74,11 +67,6 @@ def _origin(chosen: Finalist, metric: Metric, trained: int, best_score: float | 
         return (
             f"The linear probe has the best validation {metric.name} ({chosen.val_score:.4f}); "
             f"none of {trained} trained configurations was better."
-        )
-    if best_score is not None and metric.better(best_score, chosen.val_score):
-        return (
-            f"Of {trained} trained configurations it is expected to be the best, all trials taken together: validation "
-            f"{metric.name} {chosen.val_score:.4f}; the highest, {best_score:.4f}, is more likely luck."
         )
     return f"It has the best validation {metric.name} ({chosen.val_score:.4f}) of {trained} trained configurations."
 

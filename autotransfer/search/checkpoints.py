@@ -12,7 +12,6 @@ from autotransfer.transfer.evaluation import Metric
 from autotransfer.transfer.surgery import TransferModel
 
 _MOST_STATES = 8
-_MOST_WEIGHTS = 5
 
 
 def origin_of(trial: optuna.Trial | FrozenTrial) -> int:
@@ -48,13 +47,9 @@ def drop_states(study: optuna.Study, workshop: Workshop) -> None:
 
 
 def drop_weights(study: optuna.Study, workshop: Workshop) -> None:
-    """Keep the weights only of the best trials that transfer and of the best from scratch.
-
-    Of a few, since the answer is the one that is expected best, which need not have the highest score.
-    """
-    counts = ((True, 1), (False, _MOST_WEIGHTS))
-    best = (best_trials(study, workshop.metric, from_scratch=scratch)[:count] for scratch, count in counts)
-    kept = {trial.number for trials in best for trial in trials}
+    """Keep the weights only of the best trial that transfers and of the best from scratch."""
+    best = (best_trial(study, workshop.metric, from_scratch=scratch) for scratch in (True, False))
+    kept = {trial.number for trial in best if trial is not None}
     for trial in complete_trials(study):
         if trial.number not in kept:
             weights_file(trial.number, workshop).unlink(missing_ok=True)

@@ -130,19 +130,6 @@ class Surrogate:
             return 0.0
         return max(0.0, float(self.posterior(seen, seen.points[whole]).mean.max()))
 
-    def best_first(self, seen: Observations, chosen: Ints) -> Ints:
-        """Positions of complete observations, the one first that should be answered with.
-
-        Those that the validation images cannot tell from the best (within one standard error of the difference) by
-        what is expected of them once all observations are taken together; the others by their own score.
-        """
-        values, noise = seen.values[chosen], seen.noise[chosen]
-        best = int(np.argmax(values))
-        alike = values[best] - values <= np.sqrt(noise + noise[best])
-        means = self.posterior(seen, seen.points[chosen]).mean
-        order: Ints = chosen[np.lexsort((np.where(alike, -means, -values), ~alike))]
-        return order
-
     def rate(self, posterior: Posterior, best: float, cost: Array) -> Array:
         """What configurations promise: expected improvement (per second)."""
         gain = expected_improvement(posterior, best)

@@ -27,6 +27,7 @@ from autotransfer.search.surrogate import Posterior, expected_improvement
 _EXPECTED = "autotransfer:expected"  # what the sampler thought of a trial when it chose it
 _MOST_ASKED = 600
 _DRAWS_OF_RATE = 3
+_SHARE_OF_WARMUP = 0.25
 _SEED_STEP = 1_000_003
 
 
@@ -192,12 +193,12 @@ class ProxySampler(BaseSampler):
 class CurvePruner(BasePruner):
     """Ends a trial when what it may still gain is worth less a second than what would be tried instead."""
 
-    def __init__(self, surrogate: Surrogate, *, warmup_epochs: int = 1, patience: float = 0.5) -> None:
+    def __init__(self, surrogate: Surrogate, *, warmup_epochs: int = 1, patience: float = 0.25) -> None:
         """Make a pruner.
 
         Args:
             surrogate: the sampler's.
-            warmup_epochs: no curve is judged in these first epochs.
+            warmup_epochs: no curve is judged in these first epochs, nor in the first quarter of all.
             patience: a trial ends where its promise is below this part of the alternative's.
         """
         self._surrogate, self._warmup, self._patience = surrogate, warmup_epochs, patience
@@ -210,7 +211,7 @@ class CurvePruner(BasePruner):
             return False
         step = max(trial.intermediate_values)
         epochs = int(trial.params.get("epochs", step))
-        if step <= self._warmup or step >= epochs:
+        if step <= max(self._warmup, epochs * _SHARE_OF_WARMUP) or step >= epochs:
             return False
         landscape, prior, point = self._surrogate.landscape, self._surrogate.prior, Points.of([row])
         score = trial.intermediate_values[step]

@@ -1,13 +1,12 @@
 """How a study chooses and prunes: Optuna's own samplers and pruners by name, or those that the proxies steer."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from autotransfer.search.expectation import Surrogate
 from autotransfer.search.forecast import Forecast
@@ -131,24 +130,6 @@ class Strategy:
                 f"{_LEAST_GAIN:g} of what one of {self.landscape.val_images} validation images makes"
             )
         return ""
-
-    def best_first(self, study: optuna.Study, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-        """Complete trials, the one first that is expected best once all trials are taken together.
-
-        A few validation images make one of many trials look better than it is: what alike configurations scored
-        says how much of its score was luck. Optuna's samplers know no such thing: theirs stay as they are.
-        """
-        if not self.by_proxy:
-            return list(trials)
-        surrogate = Surrogate(self.landscape, shipped_prior(), lambda points: np.ones(len(points)), past=self.past)
-        seen = surrogate.observe(study)
-        by_number = {trial.number: trial for trial in trials}
-        known = [index for index, number in enumerate(seen.numbers) if number in by_number]
-        if not known:
-            return list(trials)
-        order = surrogate.best_first(seen, np.array(known, np.int64))
-        first = [by_number[seen.numbers[index]] for index in order]
-        return [*first, *(trial for trial in trials if trial not in first)]
 
     def _cost(self, forecast: Forecast, points: Points, seconds: float | None) -> Array:
         """Seconds of trainings of as many epochs as they get."""

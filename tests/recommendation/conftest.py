@@ -53,7 +53,7 @@ def study(workshop: Workshop) -> optuna.Study:
 @pytest.fixture(scope="session")
 def evidence(study: optuna.Study, workshop: Workshop) -> dict[str, Any]:
     """What `answer` says of that study."""
-    _, found = answer(study, Strategy("tpe", workshop), Budget(None, None), plugins=())
+    _, found = answer(study, workshop, Budget(None, None), plugins=())
     return found
 
 

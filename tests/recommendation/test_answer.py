@@ -18,7 +18,6 @@ from autotransfer.recommendation.answer import answer
 from autotransfer.recommendation.final import keep_best
 from autotransfer.search.budget import Budget
 from autotransfer.search.checkpoints import best_trial, best_trials, weights_file
-from autotransfer.search.strategy import Strategy
 from autotransfer.search.workshop import Workshop
 from autotransfer.transfer.config import TransferConfig
 from autotransfer.transfer.evaluation import get_metric
@@ -61,13 +60,13 @@ def same_weights(model: Any, weights: dict[str, torch.Tensor]) -> bool:
 
 
 def test_the_best_transferring_trial_is_chosen(study, workshop):
-    chosen, found = answer(retold(study, {2: 0.99, 0: 0.98}), Strategy("tpe", workshop), FOREVER, plugins=())
+    chosen, found = answer(retold(study, {2: 0.99, 0: 0.98}), workshop, FOREVER, plugins=())
     assert chosen == found["config"] == found["model"].config == config_of_trial(study, 2)
     assert chosen.source != config_of_trial(study, 0).source
 
 
 def test_training_from_scratch_is_chosen_where_it_is_best(study, workshop):
-    chosen, found = answer(retold(study, {1: 1.1}), Strategy("tpe", workshop), FOREVER, plugins=())
+    chosen, found = answer(retold(study, {1: 1.1}), workshop, FOREVER, plugins=())
     assert chosen.from_scratch
     assert any("training from scratch was best" in sentence for sentence in found["why"])
 
@@ -75,7 +74,7 @@ def test_training_from_scratch_is_chosen_where_it_is_best(study, workshop):
 def test_the_best_linear_probe_is_chosen_where_no_trial_is_better(study, workshop, pool):
     best = max(candidate.linear_probe for candidate in pool.candidates)
     told = {trial.number: best for trial in study.get_trials()}
-    chosen, found = answer(retold(study, told), Strategy("tpe", workshop), FOREVER, plugins=())
+    chosen, found = answer(retold(study, told), workshop, FOREVER, plugins=())
     assert chosen.linear_probe
     assert pool.get(chosen.source, chosen.transferred_layers).linear_probe == best
     assert "none of 4 trained configurations was better" in found["why"][0]
@@ -85,7 +84,7 @@ def test_where_less_is_better_the_least_is_chosen(digits, cache_dir, tmp_path):
     metric = get_metric("log_loss")
     pool = small_pool(digits, cache_dir, metric=metric)
     workshop = small_workshop(digits, pool, cache_dir, tmp_path, metric=metric)
-    chosen, found = answer(new_study(direction="minimize"), Strategy("tpe", workshop), FOREVER, plugins=())
+    chosen, found = answer(new_study(direction="minimize"), workshop, FOREVER, plugins=())
     least = min(candidate.linear_probe for candidate in pool.candidates)
     assert pool.get(chosen.source, chosen.transferred_layers).linear_probe == least
     assert found["alternatives"][0]["val_score"] == least
@@ -96,7 +95,7 @@ def test_where_less_is_better_the_least_is_chosen(digits, cache_dir, tmp_path):
 
 
 def test_the_chosen_configuration_is_trained_again_on_train_and_validation(study, workshop, digits):
-    chosen, found = answer(retold(study, {3: 0.99}), Strategy("tpe", workshop), FOREVER, plugins=())
+    chosen, found = answer(retold(study, {3: 0.99}), workshop, FOREVER, plugins=())
     rows = digits.rows("train", "val")
     with workshop.started(chosen, rows) as (model, inputs):
         train(model, chosen, Data(inputs, digits.codes, rows, rows[:0]), metric=workshop.metric, seed=workshop.seed)
@@ -109,7 +108,7 @@ def test_without_time_for_that_the_trials_own_weights_are_the_answer(study, work
     go_on = {"the budget is spent": workshop.go_on, "the user stopped before": lambda: False}
     stopped = replace(workshop, go_on=go_on.get(reason, stop_after(2)))
     budget = spent_budget() if reason == "the budget is spent" else FOREVER
-    _, found = answer(retold(study, {3: 0.99}), Strategy("tpe", stopped), budget, plugins=())
+    _, found = answer(retold(study, {3: 0.99}), stopped, budget, plugins=())
     assert same_weights(found["model"], kept_weights(workshop, 3))
     assert any("no time to train on train + validation" in sentence for sentence in found["why"])
 
@@ -134,13 +133,13 @@ def test_without_time_for_that_the_next_best_that_is_here_is_taken(study, worksh
 
 
 def test_where_nothing_was_trained_the_linear_probe_says_so(workshop):
-    _, found = answer(new_study(), Strategy("tpe", workshop), spent_budget(), plugins=())
+    _, found = answer(new_study(), workshop, spent_budget(), plugins=())
     assert found["config"].linear_probe
     assert "no configuration was trained" in found["why"][0]
 
 
 def test_the_linear_probe_is_solved_again_on_train_and_validation(workshop, digits, pool):
-    chosen, found = answer(new_study(), Strategy("tpe", workshop), spent_budget(), plugins=())
+    chosen, found = answer(new_study(), workshop, spent_budget(), plugins=())
     rows = digits.rows("train", "val")
     features = pool.probes[chosen.source].at(chosen.transferred_layers, rows)
     strength = pool.get(chosen.source, chosen.transferred_layers).head.strength
@@ -174,13 +173,13 @@ def test_the_baselines_are_scored_on_the_same_test_images(evidence, study, works
 
 
 def test_without_a_trial_from_scratch_nothing_is_said_about_negative_transfer(study, workshop):
-    _, found = answer(retold(study, {1: None}), Strategy("tpe", workshop), FOREVER, plugins=())
+    _, found = answer(retold(study, {1: None}), workshop, FOREVER, plugins=())
     assert "from_scratch" not in found["baselines"]
     assert found["negative_transfer"]["verdict"] == "unknown"
 
 
 def test_transfer_is_judged_by_what_transfers_even_where_scratch_is_chosen(study, workshop):
-    chosen, found = answer(retold(study, {1: 1.1}), Strategy("tpe", workshop), FOREVER, plugins=())
+    chosen, found = answer(retold(study, {1: 1.1}), workshop, FOREVER, plugins=())
     assert chosen.from_scratch
     assert found["negative_transfer"]["low"] != found["negative_transfer"]["high"]  # not compared with itself
 
@@ -203,7 +202,7 @@ def test_no_alternative_is_beaten_in_score_size_and_latency_at_once(evidence, st
 
 def test_alternatives_that_are_as_good_stay_side_by_side(study, workshop, monkeypatch):
     monkeypatch.setattr(answer_module, "measure_latency_ms", lambda network, size: 1.0)
-    _, found = answer(retold(study, {0: 0.99, 3: 0.99}), Strategy("tpe", workshop), FOREVER, plugins=())
+    _, found = answer(retold(study, {0: 0.99, 3: 0.99}), workshop, FOREVER, plugins=())
     best = [row for row in found["alternatives"] if row["val_score"] == 0.99]
     assert [row["frozen_layers"] for row in best] == [config_of_trial(study, n).frozen_layers for n in (0, 3)]
     sizes = [row["parameters"] for row in found["alternatives"]]
@@ -223,7 +222,7 @@ def test_an_alternative_says_how_large_and_how_fast_it_is(evidence, workshop):
 
 
 def test_plugins_are_kept_with_the_model(workshop):
-    _, found = answer(new_study(), Strategy("tpe", workshop), FOREVER, plugins=("json",))
+    _, found = answer(new_study(), workshop, FOREVER, plugins=("json",))
     assert found["model"].plugins == ("json",)
 
 
@@ -232,7 +231,7 @@ def test_plugins_are_kept_with_the_model(workshop):
 
 def test_only_linear_probes_within_the_limits_are_considered(digits, pool, cache_dir, tmp_path):
     workshop = small_workshop(digits, pool, cache_dir, tmp_path, max_parameters=5500)
-    chosen, found = answer(new_study(), Strategy("tpe", workshop), FOREVER, plugins=())
+    chosen, found = answer(new_study(), workshop, FOREVER, plugins=())
     assert (chosen.source, chosen.transferred_layers <= 3) == (MOBILENET, True)
     assert sum(p.numel() for p in found["model"].network.parameters()) <= 5500
 
@@ -241,7 +240,7 @@ def test_limits_that_exclude_everything_are_told(digits, pool, cache_dir, tmp_pa
     latencies = {(c.source.name, c.level): 5.0 for c in pool.candidates}
     workshop = small_workshop(digits, pool, cache_dir, tmp_path, max_latency_ms=1.0, latencies_ms=latencies)
     with pytest.raises(StudyError, match=r"no \(source, level\) keeps within --max-params / --max-latency"):
-        answer(new_study(), Strategy("tpe", workshop), FOREVER, plugins=())
+        answer(new_study(), workshop, FOREVER, plugins=())
 
 
 def test_sources_are_named_as_users_name_them(evidence):

@@ -12,7 +12,6 @@ from optuna.trial import TrialState
 from small_study import CONVNEXT, MOBILENET, Told, config_of, new_study, queue_trial, small_space, unlimited
 
 from autotransfer.search.budget import Budget
-from autotransfer.search.checkpoints import best_trials
 from autotransfer.search.events import EpochFinished, TrialStarted
 from autotransfer.search.first_trials import queue_first_trials
 from autotransfer.search.forecast import Forecast
@@ -153,36 +152,3 @@ def test_a_wanted_number_of_trials_is_run_whatever_is_to_be_gained(make_workshop
     study = new_study()
     run_trials(study, Strategy("proxy", make_workshop()), unlimited(3), Told())
     assert len(study.get_trials()) == 3
-
-
-# The answer
-
-
-def scored(study: optuna.Study, source: str, level: int, value: float, rate: float) -> None:
-    config = config_of(source, level, learning_rate=rate, epochs=2)
-    distributions = {
-        "source": optuna.distributions.CategoricalDistribution(sorted((CONVNEXT, MOBILENET))),
-        "transferred_layers": optuna.distributions.IntDistribution(0, 5),
-        "upper_layers": optuna.distributions.CategoricalDistribution(["drop", "reinit"]),
-        "frozen_layers": optuna.distributions.IntDistribution(0, 5),
-        "learning_rate": optuna.distributions.FloatDistribution(1e-4, 1e-2, log=True),
-    }
-    params = {name: value for name, value in config.to_dict().items() if name in distributions}
-    attrs = {"config": config.to_dict(), "trained": True}
-    study.add_trial(
-        optuna.trial.create_trial(value=value, params=params, distributions=distributions, user_attrs=attrs)
-    )
-
-
-def test_a_lucky_score_among_poor_ones_is_not_the_answer(workshop):
-    study = new_study()
-    for rate in (5e-4, 8e-4, 1e-3, 1.5e-3, 2e-3):
-        scored(study, CONVNEXT, 4, 0.9, rate)
-        scored(study, MOBILENET, 2, 0.3, rate)
-    scored(study, MOBILENET, 2, 0.92, 1.2e-3)  # its neighbours say that this was luck
-    by_score = best_trials(study, workshop.metric, from_scratch=False)
-    assert by_score[0].number == 10
-    chosen = Strategy("proxy", workshop).best_first(study, by_score)
-    assert chosen[0].user_attrs["config"]["source"] == CONVNEXT
-    assert sorted(trial.number for trial in chosen) == sorted(trial.number for trial in by_score)
-    assert Strategy("tpe", workshop).best_first(study, by_score) == by_score

@@ -25,7 +25,7 @@ from small_study import (
 
 from autotransfer.recommendation import final
 from autotransfer.search import trials as trials_module
-from autotransfer.search.checkpoints import best_trial, best_trials
+from autotransfer.search.checkpoints import best_trial
 from autotransfer.search.events import EpochFinished, TrialFinished, TrialStarted
 from autotransfer.search.first_trials import queue_first_trials
 from autotransfer.search.forecast import Forecast
@@ -146,8 +146,7 @@ def test_the_best_trials_keep_weights_that_have_the_score_they_were_told(search)
     val = workshop.dataset.rows("val")
     complete = [trial for trial in study.get_trials() if trial.state == TrialState.COMPLETE]
     assert len(complete) >= 4
-    best = [best_trial(study, workshop.metric, from_scratch=True)]
-    best += best_trials(study, workshop.metric, from_scratch=False)[:5]
+    best = [best_trial(study, workshop.metric, from_scratch=scratch) for scratch in (True, False)]
     kept = sorted(path.name for path in workshop.checkpoints.glob("trial-*"))
     assert kept == sorted(f"trial-{trial.number}.safetensors" for trial in best)
     for trial in best:

@@ -8,9 +8,9 @@ one that is pruned costs what it had cost until then, and one whose frozen activ
 less. Strategies that look at probes pay for probing first (all proxies of the package, the slow ones too); they
 have an answer then, the best linear probe. After each trial the answer is the best complete trial
 on the validation images (in one variant of ours: the one the surrogate expects most of); its regret is how many
-points its test score (mean over the table's seeds) lies below the best of the table. A trial sees the curve of one of the
-table's seeds. Cost is a fraction of what all runs of the table cost, each once. Whatever is learned (prior, meta
-knowledge) is learned on the other datasets.
+points its test score (mean over the table's seeds) lies below the best of the table. A trial sees the curve of
+one of the table's seeds. Cost is a fraction of what all runs of the table cost, each once. Whatever is learned
+(prior, meta knowledge) is learned on the other datasets.
 """
 
 import argparse

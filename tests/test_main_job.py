@@ -163,8 +163,10 @@ def test_score_ranks_every_source_and_level_without_training(work, command):
 
 
 @pytest.mark.slow
-def test_the_same_seed_and_number_of_trials_give_the_same_recommendation(work, command, answer):
-    again = command("recommend", "digits", "--space", "space.yaml", "--trials", 4, "--out", "again", "--json")
+def test_the_same_seed_and_number_of_trials_give_the_same_recommendation_where_no_past_counts(work, command, answer):
+    again = command(
+        "recommend", "digits", "--space", "space.yaml", "--trials", 4, "--no-history", "--out", "again", "--json"
+    )  # fmt: skip
     second = json.loads(again.stdout)
     assert second["study"] != answer["study"]
     assert second["config"] == answer["config"]

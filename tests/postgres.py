@@ -2,11 +2,14 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,24 +33,32 @@ def postgres_server(folder: Path) -> Iterator[str]:
         port = free.getsockname()[1]
     data = folder / "postgres"
     data.mkdir()
-    user: list[str] = []
+    user: dict[str, Any] = {}
     if os.getuid() == 0:  # it refuses to run as root
         shutil.chown(data, "postgres")
         for parent in folder.parents:
             if parent.stat().st_uid == 0 and str(parent).startswith(("/tmp/", "/var/tmp/")):
                 parent.chmod(parent.stat().st_mode | 0o011)
         folder.chmod(folder.stat().st_mode | 0o011)
-        user = ["runuser", "-u", "postgres", "--"]
-    subprocess.run(
-        [*user, bin_dir / "initdb", "-D", data, "-U", "test", "--auth=trust", "--no-sync"],
-        check=True,
-        capture_output=True,
-    )
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
-    control = [*user, bin_dir / "pg_ctl", "-D", data, "-w"]
-    subprocess.run([*control, "-l", data / "log", "-o", options, "start"], check=True, capture_output=True)
+        user = {"user": "postgres", "group": "postgres", "extra_groups": []}
+    initdb = [bin_dir / "initdb", "-D", data, "-U", "test", "--auth=trust", "--no-sync"]
+    subprocess.run(initdb, check=True, capture_output=True, cwd=data, **user)
+    settings = ["listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=off"]
+    options = ["-p", str(port), *(word for setting in settings for word in ("-c", setting))]
+    # A child of the tests, not a daemon: it ends with them, and they collect it.
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen([bin_dir / "postgres", "-D", data, *options], stderr=log, cwd=data, **user)
     try:
+        _wait_until_it_answers(server, bin_dir, port, folder / "log")
         yield f"postgresql+psycopg://test@127.0.0.1:{port}/postgres"
     finally:
-        # Without waiting: where nobody collects dead processes, it would be waited for in vain.
-        subprocess.run([*control, "-W", "-m", "immediate", "stop"], check=True, capture_output=True)
+        server.send_signal(signal.SIGQUIT)  # no shutdown checkpoint: nobody reads its data again
+        server.wait(timeout=60)
+
+
+def _wait_until_it_answers(server: subprocess.Popen[bytes], bin_dir: Path, port: int, log: Path) -> None:
+    ends = time.monotonic() + 60
+    while subprocess.run([bin_dir / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]).returncode:
+        if server.poll() is not None or time.monotonic() > ends:
+            raise RuntimeError(f"PostgreSQL did not start: {log.read_text()[-2000:]}")
+        time.sleep(0.1)

@@ -17,7 +17,7 @@ from autotransfer.search.strategy import Strategy
 from autotransfer.search.study import open_storage
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with postgres_server(tmp_path_factory.mktemp("server")) as url:
         yield url

@@ -89,7 +89,7 @@ class Surrogate:
         found, variance = landscape.log_error(scores) - anchor, validation_noise(landscape, scores)
         share = np.array(done, float)
         if len(points):
-            gain, uncertainty = self.prior.final(points.kinds(landscape), share)
+            gain, uncertainty = self.prior.final(points.kinds(landscape), points.rate, share)
             expected = self.prior.mean(landscape, points)
             failed = np.isnan(found)
             found = np.where(failed, expected - _FAILURE, found + np.where(failed, 0.0, gain))

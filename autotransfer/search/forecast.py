@@ -1,6 +1,6 @@
 """How long training takes, forecast from the probe's speed and from the trials that have run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,20 +67,12 @@ class Forecast:
 
     def seconds_of(self, points: Points, landscape: Landscape, epochs: Ints) -> Array:
         """`seconds` of many configurations at once, as the space trains them, with what starting takes: [m]."""
-        source, k = points.source, points.transferred
         probes = [self.pool.probes[name] for name in landscape.sources]
-        image = np.array([made.seconds / max(1, len(made.rows)) for made in probes])
-        ratio = np.array([self._ratio(name) for name in landscape.sources])
-        top = landscape.depths[source] - 1
-        whole = landscape.flops[source, top]
-        depth = landscape.flops[source, np.where(points.drop & (k > 0), k - 1, top)]
-        frozen = np.where(points.frozen > 0, landscape.flops[source, np.maximum(points.frozen, 1) - 1], 0.0) / depth
-        forward = image[source] * self.images * depth / np.maximum(whole, 1)
-        views = np.where(points.frozen > 0, self.cached_views, 0)
-        work = np.where(views > 0, np.maximum(_LEAST_WORK, 1 - frozen), 1 - frozen * 2 / 3)
-        start = float(np.median(self.starts)) if self.starts else _START_SECONDS
-        total: Array = start + forward * frozen * views + epochs * forward * work * ratio[source]
-        return total
+        forward = np.array([made.seconds / max(1, len(made.rows)) for made in probes]) * self.images
+        ratio = np.array([ratio_of(name, self.ratios) for name in landscape.sources])
+        return start_seconds(self.starts) + training_seconds(
+            points, landscape, epochs, forward, ratio, self.cached_views
+        )
 
     def ratio(self, config: TransferConfig, epochs: int, seconds: float) -> float | None:
         """What a trial that took `seconds` for `epochs` epochs says about the ratio.
@@ -97,11 +89,7 @@ class Forecast:
         return int(left / max(1e-9, self._epoch_seconds(config)))
 
     def _epoch_seconds(self, config: TransferConfig) -> float:
-        return self.forward_seconds(config) * self._work(config) * self._ratio(config.source)
-
-    def _ratio(self, source: str) -> float:
-        known = self.ratios.get(source) or [ratio for ratios in self.ratios.values() for ratio in ratios]
-        return float(np.median(known)) if known else _TRAIN_OVER_FORWARD
+        return self.forward_seconds(config) * self._work(config) * ratio_of(config.source, self.ratios)
 
     def _preparation_seconds(self, config: TransferConfig) -> float:
         """The passes of the frozen part whose activations are kept, if none of them are there yet."""
@@ -124,6 +112,42 @@ class Forecast:
     def _depth(self, config: TransferConfig) -> int:
         cut = config.upper_layers == "drop" and config.transferred_layers
         return config.transferred_layers if cut else len(self._levels(config))
+
+
+def training_seconds(
+    points: Points, landscape: Landscape, epochs: Ints, forward: Array, ratio: Array, cached_views: int
+) -> Array:
+    """Seconds of trainings without what starting takes: [m].
+
+    Args:
+        points: the configurations.
+        landscape: says how much of a source's work lies below each level.
+        epochs: of each, [m].
+        forward: seconds of a forward pass of each whole source over the training images, [S].
+        ratio: seconds of an epoch of training by those of a forward pass, [S].
+        cached_views: kept of images whose lower levels are frozen; 0 where these run in every epoch.
+    """
+    source, k = points.source, points.transferred
+    top = landscape.depths[source] - 1
+    whole = landscape.flops[source, top]
+    depth = landscape.flops[source, np.where(points.drop & (k > 0), k - 1, top)]
+    frozen = np.where(points.frozen > 0, landscape.flops[source, np.maximum(points.frozen, 1) - 1], 0.0) / depth
+    one_pass = forward[source] * depth / np.maximum(whole, 1)
+    views = np.where(points.frozen > 0, cached_views, 0)
+    work = np.where(views > 0, np.maximum(_LEAST_WORK, 1 - frozen), 1 - frozen * 2 / 3)
+    total: Array = one_pass * frozen * views + epochs * one_pass * work * ratio[source]
+    return total
+
+
+def ratio_of(source: str, ratios: Mapping[str, Sequence[float]]) -> float:
+    """Training by a forward pass, as a source's own trials have shown it, else all trials, else as is usual."""
+    known = ratios.get(source) or [ratio for of_one in ratios.values() for ratio in of_one]
+    return float(np.median(known)) if known else _TRAIN_OVER_FORWARD
+
+
+def start_seconds(starts: Sequence[float]) -> float:
+    """From the choice of a configuration to its first epoch, as trials have shown it."""
+    return float(np.median(starts)) if starts else _START_SECONDS
 
 
 def refit_seconds(trial: optuna.trial.FrozenTrial, dataset: Dataset) -> float:

@@ -24,6 +24,7 @@ Array = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 KINDS = ("scratch", "head", "part", "full", "reinit")
+RATES = (-4.5, -3.5, -2.5, -1.5)  # log10 of learning rates
 FRACTIONS = (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
 _USUAL_LEARNING_RATE = -3.0  # log10; where the linear features have their zero
 
@@ -122,15 +123,15 @@ class Prior:
     Attributes:
         weights: of the features that `describe` names.
         kernel: variances and length scales of the Gaussian process of the rest; see `surrogate.py`.
-        gain, uncertainty: by kind, at `FRACTIONS` of the epochs: how much the log error still changes until the
-            last epoch, and the standard deviation of that.
+        gain, uncertainty: by kind, at `RATES` and `FRACTIONS` of the epochs: how much the log error still changes
+            until the last epoch, and the standard deviation of that. High rates begin badly and gain late.
         origin: what it was measured on.
     """
 
     weights: Mapping[str, float]
     kernel: Mapping[str, float]
-    gain: Mapping[str, Sequence[float]]
-    uncertainty: Mapping[str, Sequence[float]]
+    gain: Mapping[str, Sequence[Sequence[float]]]
+    uncertainty: Mapping[str, Sequence[Sequence[float]]]
     origin: str = ""
 
     def mean(self, landscape: Landscape, points: Points) -> Array:
@@ -141,13 +142,24 @@ class Prior:
             total += weight * described[name]
         return total
 
-    def final(self, kinds: Ints, fractions: Array) -> tuple[Array, Array]:
-        """(mean, standard deviation) of what the log error still gains after those fractions of the epochs."""
+    def final(self, kinds: Ints, rates: Array, fractions: Array) -> tuple[Array, Array]:
+        """(mean, standard deviation) of what the log error still gains after those fractions of the epochs.
+
+        Args:
+            kinds: indices into `KINDS`, [n].
+            rates: log10 of the learning rates, [n]; outside of `RATES` the nearest counts.
+            fractions: of the epochs that are done, 0..1, [n].
+        """
         gain, uncertainty = np.zeros(len(kinds)), np.zeros(len(kinds))
+        place = np.interp(rates, RATES, np.arange(len(RATES)))
+        lower = np.minimum(place.astype(np.int64), len(RATES) - 2)
         for index, kind in enumerate(KINDS):
-            of = kinds == index
-            gain[of] = np.interp(fractions[of], FRACTIONS, self.gain[kind])
-            uncertainty[of] = np.interp(fractions[of], FRACTIONS, self.uncertainty[kind])
+            for found, table in ((gain, self.gain[kind]), (uncertainty, self.uncertainty[kind])):
+                for node in range(len(RATES) - 1):
+                    of = (kinds == index) & (lower == node)
+                    at = [np.interp(fractions[of], FRACTIONS, table[node + step]) for step in (0, 1)]
+                    share = place[of] - node
+                    found[of] = (1 - share) * at[0] + share * at[1]
         return gain, uncertainty
 
     def to_json(self) -> str:

@@ -215,7 +215,7 @@ class CurvePruner(BasePruner):
             return False
         landscape, prior, point = self._surrogate.landscape, self._surrogate.prior, Points.of([row])
         score = trial.intermediate_values[step]
-        gain, uncertainty = prior.final(point.kinds(landscape), np.array([step / epochs]))
+        gain, uncertainty = prior.final(point.kinds(landscape), point.rate, np.array([step / epochs]))
         curve = float(landscape.log_error(score)) - landscape.anchor + float(gain[0])
         curve_variance = float(uncertainty[0]) ** 2 + float(validation_noise(landscape, np.array([score]))[0])
         variance = 1 / (1 / expected["deviation"] ** 2 + 1 / curve_variance)

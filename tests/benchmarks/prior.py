@@ -21,7 +21,7 @@ from scipy.stats import spearmanr
 from autotransfer.proxies import DEFAULT_PROXIES
 from autotransfer.proxies.combine import combine
 from autotransfer.search.expectation import validation_noise
-from autotransfer.search.prior import FRACTIONS, KINDS, Landscape, Points, Prior, describe
+from autotransfer.search.prior import FRACTIONS, KINDS, RATES, Landscape, Points, Prior, describe
 from autotransfer.search.surrogate import KERNEL, covariance
 from autotransfer.transfer.evaluation import get_metric
 
@@ -179,23 +179,25 @@ def log_likelihood(
     return float(-0.5 * solved @ solved - np.log(np.diag(factor)).sum() - 0.5 * len(rest) * np.log(2 * np.pi))
 
 
-def curves(targets: list[Target]) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """By kind, at fractions of the epochs: mean and standard deviation of what the log error still gains."""
-    gains: dict[str, dict[float, list[float]]] = {kind: {f: [] for f in FRACTIONS} for kind in KINDS}
+def curves(targets: list[Target]) -> tuple[dict[str, list[list[float]]], dict[str, list[list[float]]]]:
+    """By kind, learning rate and fraction of the epochs: mean and deviation of what the log error still gains."""
+    gains: dict[str, list[list[list[float]]]] = {kind: [[[] for _ in FRACTIONS] for _ in RATES] for kind in KINDS}
     for target in targets:
         kinds = target.points.kinds(target.landscape)
-        for kind, curve in zip(kinds, target.runs["val"], strict=True):
+        nearest = np.abs(target.points.rate[:, None] - np.array(RATES)).argmin(axis=1)
+        for kind, rate, curve in zip(kinds, nearest, target.runs["val"], strict=True):
             errors = target.landscape.log_error(curve)
             fractions = np.arange(1, len(errors) + 1) / len(errors)
-            for fraction in FRACTIONS[1:]:
-                gain = errors[-1] - np.interp(fraction, fractions, errors)
-                gains[KINDS[kind]][fraction].append(float(gain))
+            left = errors[-1] - np.interp(FRACTIONS, fractions, errors)
+            for place, gain in enumerate(left.tolist()):
+                gains[KINDS[kind]][rate][place].append(gain)
     means, deviations = {}, {}
-    for kind, by_fraction in gains.items():
-        mean = [float(np.mean(v)) if v else 0.0 for f, v in by_fraction.items() if f]
-        deviation = [float(np.std(v)) if v else 0.3 for f, v in by_fraction.items() if f]
-        means[kind] = [round(v, 4) for v in (mean[0], *mean)]
-        deviations[kind] = [round(v, 4) for v in (2 * deviation[0], *deviation)]
+    for kind, by_rate in gains.items():
+        mean = [[float(np.mean(v)) if v else 0.0 for v in row] for row in by_rate]
+        deviation = [[float(np.std(v)) if v else 0.3 for v in row] for row in by_rate]
+        means[kind] = [[round(v, 4) for v in row] for row in mean]
+        # Before the first epoch nothing is known but what the prior says.
+        deviations[kind] = [[round(v, 4) for v in (2 * row[1], *row[1:])] for row in deviation]
     return means, deviations
 
 

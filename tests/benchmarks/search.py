@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from prior import TABLE, Target, fit, landscape_of, points_of
 
 from autotransfer.search.expectation import Surrogate
+from autotransfer.search.forecast import ratio_of, start_seconds, training_seconds
 from autotransfer.search.history import past_of
 from autotransfer.search.prior import Points, Prior
 from autotransfer.search.sampler import CurvePruner, ProxySampler
@@ -42,6 +43,7 @@ FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3)
 _MOST_TRIALS = 400
 _FEWEST_SHAPES, _FEWEST_SOURCES = 8, 5
 _REPEATS_UNTIL_STOP = 60
+_CACHED_VIEWS = 4  # of the table's runs
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Replay:
     levels: pd.DataFrame
     probing: float
     chance: float
+    forward: dict[str, float]
     grids: dict[str, list[tuple[int, str, int]]] = field(default_factory=dict)
 
     @functools.cached_property
@@ -138,9 +141,11 @@ def read_replays() -> list[Replay]:
         chance = 1 / landscape.classes
         for key, group in rows.groupby(CONFIG):
             table[key] = _run_of(group, chance)
+        first = levels.groupby("source").first()
         replay = Replay(
-            target.name, target, table, levels, float(levels.groupby("source")["probe_seconds"].first().sum()), chance
-        )
+            target.name, target, table, levels, float(first["probe_seconds"].sum()), chance,
+            (first["forward_seconds"] * first["train_images"]).to_dict(),
+        )  # fmt: skip
         for source, k, upper, f, _ in table:
             shapes = replay.grids.setdefault(source, [])
             if (k, upper, f) not in shapes:
@@ -180,11 +185,12 @@ def _run_of(group: pd.DataFrame, chance: float) -> Run:
 class Strategy:
     """How the next configuration is chosen, and which trials are cut short.
 
-    `make` gets a replay, the prior that was learned elsewhere and a seed, and gives sampler and pruner.
+    `make` gets a replay, the prior that was learned elsewhere, a seed and what trials show of speed, and gives
+    sampler and pruner.
     """
 
     name: str
-    make: Callable[[Replay, Prior, int], tuple[optuna.samplers.BaseSampler, optuna.pruners.BasePruner]]
+    make: Callable[[Replay, Prior, int, "Shown"], tuple[optuna.samplers.BaseSampler, optuna.pruners.BasePruner]]
     probes: bool = False
     answers: str = "validation"
     first: Callable[[Replay], list[tuple[Any, ...]]] | None = None
@@ -196,20 +202,22 @@ def strategies() -> list[Strategy]:
     nothing, median = optuna.pruners.NopPruner, optuna.pruners.MedianPruner
     samplers = optuna.samplers
     found = [
-        Strategy("random", lambda r, p, s: (samplers.RandomSampler(seed=s), nothing())),
-        Strategy("tpe", lambda r, p, s: (samplers.TPESampler(seed=s), nothing())),
-        Strategy("tpe + median pruner", lambda r, p, s: (samplers.TPESampler(seed=s), median(n_warmup_steps=1))),
+        Strategy("random", lambda r, p, s, _: (samplers.RandomSampler(seed=s), nothing())),
+        Strategy("tpe", lambda r, p, s, _: (samplers.TPESampler(seed=s), nothing())),
+        Strategy("tpe + median pruner", lambda r, p, s, _: (samplers.TPESampler(seed=s), median(n_warmup_steps=1))),
         Strategy(
             "tpe + hyperband",
-            lambda r, p, s: (
+            lambda r, p, s, _: (
                 samplers.TPESampler(seed=s),
                 optuna.pruners.HyperbandPruner(min_resource=1, max_resource=_epochs(r), reduction_factor=2),
             ),
         ),
-        Strategy("gp", lambda r, p, s: (samplers.GPSampler(seed=s, deterministic_objective=False), nothing()), seeds=5),
+        Strategy(
+            "gp", lambda r, p, s, _: (samplers.GPSampler(seed=s, deterministic_objective=False), nothing()), seeds=5
+        ),
         Strategy(
             "most parameters first",
-            lambda r, p, s: (samplers.RandomSampler(seed=s), nothing()),
+            lambda r, p, s, _: (samplers.RandomSampler(seed=s), nothing()),
             first=lambda r: _static(r, "parameters"),
         ),
     ]
@@ -217,7 +225,7 @@ def strategies() -> list[Strategy]:
         found.append(
             Strategy(
                 f"only {proxy.removeprefix('proxy.')}",
-                lambda r, p, s: (samplers.RandomSampler(seed=s), nothing()),
+                lambda r, p, s, _: (samplers.RandomSampler(seed=s), nothing()),
                 probes=True,
                 first=lambda r, name=proxy: _static(r, name),
             )
@@ -250,31 +258,44 @@ def _static(replay: Replay, column: str) -> list[tuple[Any, ...]]:
     return [(row["source"], int(row["level"]), "drop", 0, 3e-3) for _, row in order.iterrows()]
 
 
-def _surrogate(replay: Replay, prior: Prior, without: frozenset[str] = frozenset(), **options: Any) -> Surrogate:
+def _surrogate(
+    replay: Replay, prior: Prior, shown: "Shown", without: frozenset[str] = frozenset(), **options: Any
+) -> Surrogate:
     landscape = landscape_of(replay.levels, without)
     if "prior" in without:
         prior = replace(prior, weights={})
-
-    @functools.cache
-    def cost_of(source: int, k: int, drop: bool, f: int) -> float:
-        # What the product forecasts: forward passes by FLOPs, backward twice, frozen parts once; a fixed part.
-        depth = landscape.depths[source]
-        whole = landscape.flops[source, (k if drop and k else depth) - 1]
-        frozen = landscape.flops[source, f - 1] if f else 0.0
-        work = 3 * (whole - frozen) + 0.3 * frozen
-        images = landscape.train_images * _epochs(replay)
-        return 0.15 + work * images / 7e9
+    forward = np.array([replay.forward[name] for name in landscape.sources])
 
     def cost(points: Points) -> np.ndarray:
-        columns = (points.source.tolist(), points.transferred.tolist(), points.drop.tolist(), points.frozen.tolist())
-        return np.array([cost_of(*row) for row in zip(*columns, strict=True)])
+        ratio = np.array([ratio_of(name, shown.ratios) for name in landscape.sources])
+        epochs = np.full(len(points), _epochs(replay))
+        return start_seconds(shown.starts) + training_seconds(points, landscape, epochs, forward, ratio, _CACHED_VIEWS)
 
     return Surrogate(landscape, prior, cost, **options)
 
 
+@dataclass
+class Shown:
+    """What the trials of one replay have shown of speed, as in a study."""
+
+    ratios: dict[str, list[float]] = field(default_factory=dict)
+    starts: list[float] = field(default_factory=list)
+
+    def take(self, replay: Replay, key: tuple[Any, ...], run: Run) -> None:
+        """A trial has ended."""
+        self.starts.append(run.start)
+        source, k, upper, f, _ = key
+        if f or not run.epoch_costs:
+            return
+        flops = replay.levels[replay.levels["source"] == source].sort_values("level")["flops"].to_numpy(float)
+        share = flops[k - 1] / flops[-1] if upper == "drop" else 1.0
+        ratio = float(np.mean(run.epoch_costs)) / (replay.forward[source] * share)
+        self.ratios.setdefault(source, []).append(ratio)
+
+
 def _ours(prunes: bool = True, without: frozenset[str] = frozenset(), history: bool = False, **options: Any) -> Any:
-    def make(replay: Replay, prior: Prior, seed: int):
-        surrogate = _surrogate(replay, prior, without, **options)
+    def make(replay: Replay, prior: Prior, seed: int, shown: Shown):
+        surrogate = _surrogate(replay, prior, shown, without, **options)
         if history:
             surrogate = replace(surrogate, past=_past(replay.name, prior, seed))
 
@@ -326,21 +347,22 @@ def _remembered(function: Callable[[Points], np.ndarray]) -> Callable[[Points], 
     return look
 
 
-def _quick_tune(replay: Replay, prior: Prior, seed: int):
+def _quick_tune(replay: Replay, prior: Prior, seed: int, shown: Shown):
     """Gray-box in the manner of Quick-Tune (Arango et al., 2024), as competent as the table allows.
 
     A Gaussian process over configurations and their partial curves, its mean and kernel meta-learned on the other
     datasets, chooses by expected improvement per cost which configuration to start or to go on with, one epoch at
     a time. It does not look at the target's images before training: no probes, no proxies.
     """
-    surrogate = _surrogate(replay, prior, frozenset({"proxies", "linear_probe"}))
-    sampler, _ = _ours(without=frozenset({"proxies", "linear_probe"}))(replay, prior, seed)
+    surrogate = _surrogate(replay, prior, shown, frozenset({"proxies", "linear_probe"}))
+    sampler, _ = _ours(without=frozenset({"proxies", "linear_probe"}))(replay, prior, seed, shown)
     return sampler, CurvePruner(surrogate, warmup_epochs=0, patience=1.0)
 
 
 def replayed(strategy: Strategy, replay: Replay, prior: Prior, seed: int, until: float) -> Iterator[dict[str, float]]:
     """The answer after each trial: cost so far and test score."""
-    sampler, pruner = strategy.make(replay, prior, seed)
+    shown = Shown()
+    sampler, pruner = strategy.make(replay, prior, seed, shown)
     study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
     draw, spent = np.random.default_rng(seed), replay.probing if strategy.probes else 0.0
     done: dict[tuple[Any, ...], float] = {}
@@ -376,6 +398,7 @@ def replayed(strategy: Strategy, replay: Replay, prior: Prior, seed: int, until:
                 pruned = True
                 progress[key] = epoch
                 break
+        shown.take(replay, key, run)
         if pruned:
             study.tell(trial, state=optuna.trial.TrialState.PRUNED)
         elif not curve or len(curve) < len(run.epoch_costs):

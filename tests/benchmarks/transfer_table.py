@@ -1,13 +1,15 @@
 """The transfer table: real fine-tuning runs of many configurations, the yardstick of every search strategy.
 
     python tests/benchmarks/transfer_table.py build --data ../shared/data --sources ../shared/sources --work DIR
+    python tests/benchmarks/transfer_table.py clock --data ../shared/data --sources ../shared/sources --work DIR
     python tests/benchmarks/transfer_table.py pack --work DIR
     python tests/benchmarks/transfer_table.py show
 
 `build` runs what is not there yet, in any number of processes (`--jobs`, or several commands on one `--work`): a
 unit of work is one source on one dataset with one seed; every run is appended to the unit's own file as soon
 as it has ended, so a kill loses one run. What is already in the packed table is not run again. `pack` merges the
-units into `tests/benchmarks/transfer_table/*.parquet`; the README beside them says what the columns mean.
+units into `tests/benchmarks/transfer_table/*.parquet`; the README beside them says what the columns mean. `clock`
+measures the forward passes of packed candidates that were probed before that was noted.
 
 Costs are CPU seconds of one thread, so that they mean the same on a busy machine.
 """
@@ -21,6 +23,7 @@ import os
 import random
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,15 +50,16 @@ def main() -> None:
     """Run the command that was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    building = commands.add_parser("build")
-    building.add_argument("datasets", nargs="*", default=DATASETS)
-    building.add_argument("--data", type=Path, required=True)
-    building.add_argument("--sources", type=Path)
-    building.add_argument("--work", type=Path, required=True, help="a folder that outlives the command")
-    building.add_argument("--regime", choices=REGIMES, nargs="*", default=list(REGIMES))
-    building.add_argument("--only", nargs="*", help="labels of sources; all by default")
-    building.add_argument("--jobs", type=int, default=1)
-    building.set_defaults(run=build)
+    for name, run in (("build", build), ("clock", clock)):
+        measuring = commands.add_parser(name)
+        measuring.add_argument("datasets", nargs="*", default=DATASETS)
+        measuring.add_argument("--data", type=Path, required=True)
+        measuring.add_argument("--sources", type=Path)
+        measuring.add_argument("--work", type=Path, required=True, help="a folder that outlives the command")
+        measuring.add_argument("--regime", choices=REGIMES, nargs="*", default=list(REGIMES))
+        measuring.add_argument("--only", nargs="*", help="labels of sources; all by default")
+        measuring.add_argument("--jobs", type=int, default=1)
+        measuring.set_defaults(run=run)
     packing = commands.add_parser("pack")
     packing.add_argument("--work", type=Path, required=True)
     packing.set_defaults(run=lambda options: pack(options.work))
@@ -91,6 +95,23 @@ def build(options: argparse.Namespace) -> None:
                 Unit(options, dataset, regime, seed, label).run()
             finally:
                 lock.unlink()
+
+
+def clock(options: argparse.Namespace) -> None:
+    """Measure the forward pass of every packed candidate that lacks it, and write it into the packed table."""
+    import torch
+
+    torch.set_num_threads(1)
+    path = TABLE / "candidates.parquet"
+    table = pd.read_parquet(path)
+    if "forward_seconds" not in table:
+        table["forward_seconds"] = np.nan
+    here = set(labels(options))
+    for key, rows in table[table["forward_seconds"].isna()].groupby(["dataset", "regime", "source"]):
+        if key[0] in options.datasets and key[1] in options.regime and key[2] in here:
+            table.loc[rows.index, "forward_seconds"] = Unit(options, *key[:2], 0, key[2]).forward_seconds()
+            print(*key, table.loc[rows.index[0], "forward_seconds"], flush=True)
+            table.to_parquet(path, compression="zstd", index=False)
 
 
 def labels(options: argparse.Namespace) -> list[str]:
@@ -168,6 +189,28 @@ class Unit:
                 file.write(json.dumps(row) + "\n")
         print(f"{probed} seed {self.seed}: {time.perf_counter() - started:.0f} s", flush=True)
         shutil.rmtree(self._cache() / "activations", ignore_errors=True)
+
+    def forward_seconds(self) -> float:
+        """CPU seconds of the probe's forward pass, an image."""
+        from autotransfer.datasets import load_dataset
+        from autotransfer.probing import choose_image_size, typical_image_size
+
+        source, dataset = self._source(), load_dataset(self._folder())
+        return self._timed_probe(source, dataset, choose_image_size(source, typical_image_size(dataset)))[1]
+
+    def _timed_probe(self, source: Any, dataset: Any, image_size: int) -> tuple[Any, float]:
+        """The probe of the test images, and the CPU seconds of its forward pass, an image."""
+        import torch
+
+        from autotransfer.probing import probe
+
+        test, network = dataset.rows("test"), source.load()
+        settings: dict[str, Any] = {"image_size": image_size, "device": torch.device("cpu"), "model": network}
+        with tempfile.TemporaryDirectory(dir=self.options.work) as fresh:
+            probe(source, dataset, test[:1], cache_dir=Path(fresh), **settings)  # decodes all images
+            started = time.process_time()
+            made = probe(source, dataset, test, cache_dir=Path(fresh), **settings)
+            return made, (time.process_time() - started) / len(test)
 
     def _source(self) -> Any:
         from autotransfer.sources import find_sources
@@ -270,13 +313,10 @@ class Unit:
 
     def _candidates(self, workshop: Any, source: Any, seconds: float) -> list[dict[str, Any]]:
         """What is known of every level before training."""
-        from autotransfer.probing import fit_linear_head, probe
+        from autotransfer.probing import fit_linear_head
 
         dataset, test = workshop.dataset, workshop.dataset.rows("test")
-        made = probe(
-            source, dataset, test, image_size=workshop.pool.image_sizes[source.name],
-            cache_dir=self._cache(), device=workshop.device,
-        )  # fmt: skip
+        made, forward_seconds = self._timed_probe(source, dataset, workshop.pool.image_sizes[source.name])
         both = dataset.rows("train", "val")
         known = workshop.pool.probes[source.name]
         both = both[np.isin(both, known.rows)]
@@ -302,6 +342,7 @@ class Unit:
                     "test_images": len(test),
                     "classes": len(dataset.classes),
                     "probe_seconds": seconds,
+                    "forward_seconds": forward_seconds,
                     "linear_probe": candidate.linear_probe,
                     "linear_probe_test": workshop.metric(predicted, dataset.codes[test]),
                     **{f"proxy.{n}": v.value if v.trusted else None for n, v in candidate.proxies.items()},

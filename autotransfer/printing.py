@@ -28,6 +28,7 @@ def print_recommendation(recommendation: "Recommendation", *, as_json: bool) -> 
         return
     console = answer_console()
     _print_answer(console, recommendation)
+    _print_alternatives(console, recommendation)
     _print_evidence(console, recommendation)
     _print_whereabouts(console, recommendation)
 
@@ -40,6 +41,38 @@ def _print_answer(console: Console, recommendation: "Recommendation") -> None:
     print_line(console, f"  test {test.metric}: {_interval(test)}, {test.n} images")
     for sentence in recommendation.why:
         print_line(console, f"  - {sentence}")
+
+
+def _print_alternatives(console: Console, recommendation: "Recommendation") -> None:
+    """What else could be taken, where something is smaller or faster."""
+    rows = recommendation.alternatives
+    if len(rows) < 2:
+        return
+    print_heading(console, "Alternatives: nothing tried is better in score, size and latency at once")
+    columns = (
+        "trial",
+        "source",
+        "levels",
+        "frozen",
+        f"val {recommendation.test.metric}",
+        "parameters",
+        "MB",
+        "ms/image",
+    )
+    cells = [
+        (
+            "probe" if row["trial"] is None else row["trial"],
+            row["source"],
+            f"{row['transferred_layers']}{' + new above' if row['upper_layers'] == 'reinit' else ''}",
+            row["frozen_layers"],
+            f"{row['val_score']:.4f}",
+            _cell("parameters", row["parameters"]),
+            f"{row['size_mb']:.2f}",
+            f"{row['latency_ms']:.2f}",
+        )
+        for row in rows[:_SHOWN_SOURCES]
+    ]
+    print_table(columns, cells, console)
 
 
 def _print_evidence(console: Console, recommendation: "Recommendation") -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
-from autotransfer.errors import StudyError
+from autotransfer.recommendation.alternatives import find_alternatives
 from autotransfer.recommendation.final import (
     CONSTANT_BASELINES,
     Finalist,
@@ -16,16 +16,15 @@ from autotransfer.recommendation.final import (
     keep_best,
     score_on_test,
 )
-from autotransfer.recommendation.latency import measure_latency_ms
 from autotransfer.recommendation.why import negative_transfer, reasons
 from autotransfer.search.budget import Budget
 from autotransfer.search.checkpoints import best_trials
+from autotransfer.search.first_trials import FROM_SCRATCH
 from autotransfer.search.history import told
-from autotransfer.search.study import complete_trials, trained_trials
-from autotransfer.search.workshop import Workshop, exceeds_limits, linear_probe_config
+from autotransfer.search.study import trained_trials
+from autotransfer.search.workshop import Workshop, within_limits
 from autotransfer.transfer.config import TransferConfig
 from autotransfer.transfer.model import TrainedModel
-from autotransfer.transfer.surgery import build_network
 
 
 def answer(
@@ -64,7 +63,7 @@ def answer(
     }
     if scratch is not None:
         baselines["from_scratch"] = score_on_test(metric, scratch.predictions, workshop)
-    verdict = negative_transfer(transferring, scratch, workshop)
+    verdict = negative_transfer(transferring, scratch, workshop, why_not=_why_no_scratch(study))
     source = workshop.source(chosen.config.source)
     model = TrainedModel(
         network=chosen.model.to("cpu").eval(),
@@ -81,12 +80,18 @@ def answer(
         "test": score_on_test(metric, chosen.predictions, workshop),
         "baselines": baselines,
         "negative_transfer": verdict,
-        "alternatives": _alternatives(study, workshop, probe),
+        "alternatives": find_alternatives(study, workshop, probe),
         "why": [
             *reasons(chosen, probe, workshop, verdict, len(trained_trials(study))),
             *([f"The search {sentence}."] if (sentence := told(study)) else []),
         ],
     }
+
+
+def _why_no_scratch(study: optuna.Study) -> str:
+    """What ended the run from scratch that every study has queued."""
+    trials = study.get_trials(deepcopy=False)
+    return next((str(t.user_attrs.get("reason", "")) for t in trials if t.user_attrs.get("role") == FROM_SCRATCH), "")
 
 
 def _of_pool(trials: Sequence[FrozenTrial], workshop: Workshop) -> list[FrozenTrial]:
@@ -98,47 +103,5 @@ def _of_pool(trials: Sequence[FrozenTrial], workshop: Workshop) -> list[FrozenTr
 def _linear_probe(workshop: Workshop) -> Finalist:
     """The linear probe with the best validation score among those within the hard limits."""
     sign = 1 if workshop.metric.greater_is_better else -1
-    admissible = [
-        candidate
-        for candidate in workshop.pool.candidates
-        if not exceeds_limits(linear_probe_config(workshop, candidate.source.name, candidate.level), workshop)
-    ]
-    if not admissible:
-        raise StudyError("no (source, level) keeps within --max-params / --max-latency; loosen the limits.")
+    admissible = within_limits(workshop)
     return finish_linear_probe(max(admissible, key=lambda c: sign * c.linear_probe), workshop)
-
-
-def _alternatives(study: optuna.Study, workshop: Workshop, probe: Finalist) -> list[dict[str, Any]]:
-    """The Pareto front of validation score, latency and size among trained configurations and the probe."""
-    sign = 1 if workshop.metric.greater_is_better else -1
-    pairs = [
-        (TransferConfig.from_dict(t.user_attrs["config"]), float(t.value or 0.0))
-        for t in _of_pool(complete_trials(study), workshop)
-    ]
-    rows: list[dict[str, Any]] = []
-    for config, value in [*pairs, (probe.config, probe.val_score)]:
-        network = build_network(
-            workshop.source(config.source),
-            transferred_layers=config.transferred_layers,
-            upper_layers=config.upper_layers,
-            num_classes=len(workshop.dataset.classes),
-        )
-        rows.append(
-            {
-                "source": config.source,
-                "transferred_layers": config.transferred_layers,
-                "upper_layers": config.upper_layers,
-                "frozen_layers": config.frozen_layers,
-                "val_score": value,
-                "parameters": sum(p.numel() for p in network.parameters()),
-                "latency_ms": measure_latency_ms(network, config.image_size),
-            }
-        )
-
-    def dominated(row: dict[str, Any]) -> bool:
-        mine = (-sign * row["val_score"], row["parameters"], row["latency_ms"])
-        others = [(-sign * o["val_score"], o["parameters"], o["latency_ms"]) for o in rows if o is not row]
-        return any(all(a <= b for a, b in zip(o, mine, strict=True)) and o != mine for o in others)
-
-    front = [row for row in rows if not dominated(row)]
-    return sorted(front, key=lambda row: -sign * row["val_score"])

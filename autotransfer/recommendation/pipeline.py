@@ -28,7 +28,7 @@ from autotransfer.search.shortlist import shortlist
 from autotransfer.search.space import Space, load_space
 from autotransfer.search.strategy import SAMPLER_NAMES, Strategy
 from autotransfer.search.study import open_study, storage_url, study_sources, trained_trials
-from autotransfer.search.workshop import Workshop
+from autotransfer.search.workshop import Workshop, within_limits
 from autotransfer.settings import settings
 from autotransfer.sources import find_sources, load_plugins
 from autotransfer.task import Task
@@ -36,10 +36,8 @@ from autotransfer.tracking import MlflowTracker
 from autotransfer.transfer.evaluation import get_metric
 
 _DEFAULT_BUDGET = "10m"
-_NOTHING_TRAINED = (
-    "no configuration was trained, the budget was spent before: the answer is the best linear probe. "
-    "A longer --budget fine-tunes too; sources that were probed are not probed again."
-)
+_NOTHING_TRAINED = "no configuration was trained{}: the answer is the best linear probe."
+_LONGER_BUDGET = " A longer --budget fine-tunes too; sources that were probed are not probed again."
 
 
 def recommend(
@@ -193,6 +191,7 @@ def recommend(
                 latencies_ms=level_latencies_ms(pool, len(dataset.classes)) if max_latency else {},
                 go_on=go_on,
             )
+            within_limits(workshop)  # or it is told now, before any training
             strategy = Strategy(sampler or chosen.sampler, workshop)
             if strategy.by_proxy and not handle.study.get_trials(deepcopy=False):
                 start_from_past(handle.study, strategy, url, tell, wanted=history)
@@ -216,7 +215,9 @@ def recommend(
                 if reason := workers.search(job, go_on, tell):
                     tell(Notice(f"Stopping early: {reason}."))
             if not trained_trials(handle.study):
-                tell(Notice(_NOTHING_TRAINED))
+                spent = go_on() and not clock.fits(1.0)
+                cause = ", the budget was spent before" if spent else "" if go_on() else ", the search was stopped"
+                tell(Notice(_NOTHING_TRAINED.format(cause) + (_LONGER_BUDGET if spent else "")))
             search_seconds = time.perf_counter() - started - probing_seconds
             tell(PhaseStarted("final"))
             finished, evidence = answer(handle.study, workshop, clock, plugins=(*chosen.plugins, *plugins))

@@ -41,7 +41,7 @@ class Recommendation:
         baselines: scores of `majority_class` (`label_frequencies`, `mean_value`), `linear_probe` and
             `from_scratch` on the same test images.
         negative_transfer: verdict, its evidence in a sentence, and the numbers behind it.
-        alternatives: the Pareto front of validation score, latency and size, best score first.
+        alternatives: the Pareto front of validation score, parameters, megabytes on disk and latency, best score first.
         why: plain sentences backed by numbers.
         sources: every (source, level) with proxies and linear-probe score, best first.
         trials: one row a trial.

@@ -8,13 +8,23 @@ from autotransfer.search.workshop import Workshop
 from autotransfer.transfer.evaluation import Metric, bootstrap_difference
 
 
-def negative_transfer(chosen: Finalist, scratch: Finalist | None, workshop: Workshop) -> dict[str, Any]:
+def negative_transfer(
+    chosen: Finalist, scratch: Finalist | None, workshop: Workshop, *, why_not: str = ""
+) -> dict[str, Any]:
     """Whether transferring beats training from scratch on the test images, with a paired bootstrap interval.
 
     Both are judged by weights trained on the train split alone, so that neither has seen more.
+
+    Args:
+        chosen: what transfers.
+        scratch: the model trained from scratch, None where there is none.
+        workshop: the study's.
+        why_not: why there is none, where that is known.
     """
     if scratch is None:
-        return {"verdict": "unknown", "evidence": "No run from scratch finished, so there is nothing to compare with."}
+        because = f" ({why_not})" if why_not else ""
+        evidence = f"No run from scratch finished{because}, so there is nothing to compare with."
+        return {"verdict": "unknown", "evidence": evidence}
     targets = workshop.dataset.targets[workshop.dataset.rows("test")]
     metric = workshop.metric
     low, high = bootstrap_difference(metric, chosen.train_only, scratch.train_only, targets, seed=workshop.seed)

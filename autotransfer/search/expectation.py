@@ -123,12 +123,15 @@ class Surrogate:
         kernel, known = self.prior.kernel, self.landscape
         return condition(kernel, known, points, surprise, noise, asked, mean, tasks, likeness)
 
-    def best(self, seen: Observations) -> float:
-        """The log error over the anchor that is to be beaten: of the best trial as it is now expected, or the probe."""
-        whole = seen.complete
-        if not whole.any():
-            return 0.0
-        return max(0.0, float(self.posterior(seen, seen.points[whole]).mean.max()))
+    def outlook(self, seen: Observations, asked: Points) -> tuple[Posterior, float]:
+        """What is expected of configurations, and the log error over the anchor that is to be beaten.
+
+        That is of the best complete trial, as it is expected now, or of the best linear probe.
+        """
+        posterior = self.posterior(seen, asked.joined(seen.points[seen.complete]))
+        count = len(asked)
+        best = max(0.0, float(posterior.mean[count:].max(initial=0.0)))
+        return Posterior(posterior.mean[:count], posterior.deviation[:count]), best
 
     def rate(self, posterior: Posterior, best: float, cost: Array) -> Array:
         """What configurations promise: expected improvement (per second)."""

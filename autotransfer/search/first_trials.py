@@ -13,7 +13,8 @@ from autotransfer.sources import Source
 # AdamW's peak in the trials that are queued: networks with batch norms gain from more than the others bear.
 _BATCH_NORM_LEARNING_RATE = 2e-3
 _OTHER_LEARNING_RATE = 5e-4
-ALWAYS_RUN = ("best by proxies", "from scratch")
+BEST_BY_PROXIES, FROM_SCRATCH = "best by proxies", "from scratch"
+ALWAYS_RUN = (BEST_BY_PROXIES, FROM_SCRATCH)
 SHARE_OF_ALWAYS_RUN = 0.2  # of the search's time, for each of them
 
 
@@ -48,9 +49,9 @@ def queue_first_trials(study: optuna.Study, strategy: Strategy, seconds: float |
         }
         study.enqueue_trial(params, user_attrs={"role": role})
 
-    queue(best.source, best.level, 0, "best by proxies")
+    queue(best.source, best.level, 0, BEST_BY_PROXIES)
     whole = (c.source for c in (best, *others) if not _exceeds(workshop, c.source, len(c.source.levels)))
-    queue(next(whole, best.source), 0, 0, "from scratch")
+    queue(next(whole, best.source), 0, 0, FROM_SCRATCH)
     if strategy.by_proxy or trials:
         return
     for other in others[:3]:

@@ -17,7 +17,8 @@ from autotransfer.transfer.config import TransferConfig
 # used until the first trial of the study has told better.
 _TRAIN_OVER_FORWARD = 6.0
 _REFIT_MARGIN = 1.1
-_START_SECONDS = 1.0  # loading, solving the head: until the first trial has told
+_OVERHEAD_SECONDS = 1.0  # of a trial beside its epochs: until the first one has told
+_USUAL_SPEED = 2e10  # FLOPs a second, where no clock is to have a say
 _LEAST_WORK = 0.02  # a batch costs something even where all of it is replayed
 
 
@@ -31,14 +32,14 @@ class Forecast:
         ratios: what trials have shown: seconds of training by seconds of a forward pass over the same images,
             one a trial, by source.
         cached_views: that the space keeps of images whose lower levels are frozen.
-        starts: seconds from the choice of a configuration to its first epoch, of the trials so far.
+        overheads: seconds of the trials so far beside their epochs: building, solving the head, keeping the weights.
     """
 
     pool: Pool
     images: int
     ratios: Mapping[str, list[float]]
     cached_views: int = 0
-    starts: tuple[float, ...] = ()
+    overheads: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, study: optuna.Study, workshop: Workshop) -> "Forecast":
@@ -51,8 +52,8 @@ class Forecast:
                 ratios.setdefault(source, []).append(trial.user_attrs["train_over_forward"])
         training = workshop.space.training
         views = 0 if training.mixup or training.cutmix else training.cached_views
-        starts = [t.user_attrs["start_seconds"] for t in trials if "start_seconds" in t.user_attrs]
-        return cls(workshop.pool, len(workshop.dataset.rows("train")), ratios, views, tuple(starts))
+        overheads = [t.user_attrs["overhead_seconds"] for t in trials if "overhead_seconds" in t.user_attrs]
+        return cls(workshop.pool, len(workshop.dataset.rows("train")), ratios, views, tuple(overheads))
 
     def forward_seconds(self, config: TransferConfig) -> float:
         """One forward pass of a configuration's network over the training images."""
@@ -66,11 +67,11 @@ class Forecast:
         return self._preparation_seconds(config) + config.epochs * self._epoch_seconds(config)
 
     def seconds_of(self, points: Points, landscape: Landscape, epochs: Ints) -> Array:
-        """`seconds` of many configurations at once, as the space trains them, with what starting takes: [m]."""
+        """`seconds` of many configurations at once, as the space trains them, with what a trial adds: [m]."""
         probes = [self.pool.probes[name] for name in landscape.sources]
         forward = np.array([made.seconds / max(1, len(made.rows)) for made in probes]) * self.images
         ratio = np.array([ratio_of(name, self.ratios) for name in landscape.sources])
-        return start_seconds(self.starts) + training_seconds(
+        return overhead_seconds(self.overheads) + training_seconds(
             points, landscape, epochs, forward, ratio, self.cached_views
         )
 
@@ -117,7 +118,7 @@ class Forecast:
 def training_seconds(
     points: Points, landscape: Landscape, epochs: Ints, forward: Array, ratio: Array, cached_views: int
 ) -> Array:
-    """Seconds of trainings without what starting takes: [m].
+    """Seconds of the epochs of trainings: [m].
 
     Args:
         points: the configurations.
@@ -139,15 +140,23 @@ def training_seconds(
     return total
 
 
+def nominal_seconds(points: Points, landscape: Landscape, epochs: Ints, cached_views: int) -> Array:
+    """`Forecast.seconds_of` by FLOPs alone, the same on every machine and in every run: [m]."""
+    sources = np.arange(len(landscape.depths))
+    forward = landscape.flops[sources, landscape.depths - 1] * landscape.train_images / _USUAL_SPEED
+    ratio = np.full(len(sources), _TRAIN_OVER_FORWARD)
+    return _OVERHEAD_SECONDS + training_seconds(points, landscape, epochs, forward, ratio, cached_views)
+
+
 def ratio_of(source: str, ratios: Mapping[str, Sequence[float]]) -> float:
     """Training by a forward pass, as a source's own trials have shown it, else all trials, else as is usual."""
     known = ratios.get(source) or [ratio for of_one in ratios.values() for ratio in of_one]
     return float(np.median(known)) if known else _TRAIN_OVER_FORWARD
 
 
-def start_seconds(starts: Sequence[float]) -> float:
-    """From the choice of a configuration to its first epoch, as trials have shown it."""
-    return float(np.median(starts)) if starts else _START_SECONDS
+def overhead_seconds(overheads: Sequence[float]) -> float:
+    """What a trial takes beside its epochs, as trials have shown it."""
+    return float(np.median(overheads)) if overheads else _OVERHEAD_SECONDS
 
 
 def refit_seconds(trial: optuna.trial.FrozenTrial, dataset: Dataset) -> float:

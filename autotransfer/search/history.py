@@ -61,7 +61,7 @@ def similarity(here: Landscape, there: Landscape) -> float:
 def past_of(
     study: str, here: Landscape, there: Landscape, prior: Prior, points: Points, values: Array, noise: Array
 ) -> Past | None:
-    """What a study on target `there` says about target `here`; None where they share too little.
+    """What a study on target `there` says about target `here`; None where they share less than three trials.
 
     Args:
         study: its name.
@@ -75,7 +75,7 @@ def past_of(
     alike = similarity(here, there)
     names = [there.sources[index] for index in points.source.tolist()]
     usable = np.array([name in here.positions for name in names], bool)
-    if not alike or not usable.any():
+    if not alike or usable.sum() < _FEWEST_TRIALS:
         return None
     surprise = values - prior.mean(there, points)
     surprise = surprise - surprise.mean()
@@ -147,8 +147,6 @@ def _past_in(other: optuna.Study, here: Landscape, prior: Prior) -> Past | None:
     if there is None or there.metric.name != here.metric.name or similarity(here, there) < _LEAST_SIMILARITY:
         return None
     seen = Surrogate(there, prior, lambda points: np.ones(len(points))).observe(other)
-    if len(seen.points) < _FEWEST_TRIALS:
-        return None
     return past_of(other.study_name, here, there, prior, seen.points, seen.values, seen.noise)
 
 

@@ -90,7 +90,7 @@ class ProxySampler(BaseSampler):
             cost = np.concatenate([cost, surrogate.cost(seen.points[paused]) * (1 - seen.done[paused])])
         if not len(asked):
             return {}
-        posterior, best = surrogate.posterior(seen, asked), surrogate.best(seen)
+        posterior, best = surrogate.outlook(seen, asked)
         rates = surrogate.rate(posterior, best, cost)
         order = np.argsort(-rates, kind="stable")
         chosen = int(order[0])
@@ -120,8 +120,8 @@ class ProxySampler(BaseSampler):
         asked = asked.joined(seen.points[self._paused(study, seen)])
         if not len(asked):
             return 0.0
-        best = surrogate.best(seen)
-        gain = float(expected_improvement(surrogate.posterior(seen, asked), best).max())
+        posterior, best = surrogate.outlook(seen, asked)
+        gain = float(expected_improvement(posterior, best).max())
         distance = math.exp(-(best + surrogate.landscape.anchor))
         return distance * (1 - math.exp(-gain))
 

@@ -9,7 +9,7 @@ import optuna
 from optuna.trial import TrialState
 
 from autotransfer.search.expectation import Surrogate
-from autotransfer.search.forecast import Forecast
+from autotransfer.search.forecast import Forecast, nominal_seconds
 from autotransfer.search.prior import Array, Ints, Landscape, Points, shipped_prior
 from autotransfer.search.sampler import CurvePruner, ProxySampler
 from autotransfer.search.study import complete_trials
@@ -132,8 +132,14 @@ class Strategy:
         return ""
 
     def _cost(self, forecast: Forecast, points: Points, seconds: float | None) -> Array:
-        """Seconds of trainings of as many epochs as they get."""
-        return forecast.seconds_of(points, self.landscape, self._epochs(forecast, points, seconds))
+        """Seconds of trainings of as many epochs as they get.
+
+        Without a limit of time the clock has no say, so that the same seed and number of trials choose the same.
+        """
+        epochs = self._epochs(forecast, points, seconds)
+        if seconds is None:
+            return nominal_seconds(points, self.landscape, epochs, forecast.cached_views)
+        return forecast.seconds_of(points, self.landscape, epochs)
 
     def _epochs(self, forecast: Forecast, points: Points, seconds: float | None) -> Ints:
         epochs = self.workshop.space.parameters.epochs

@@ -7,12 +7,14 @@ the first observations already tell much. One conditioning on n observations cos
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from scipy.special import ndtr
+from threadpoolctl import ThreadpoolController
 
-from autotransfer.search.prior import Array, Ints, Landscape, Points
+from autotransfer.search.prior import KINDS, Array, Ints, Landscape, Points
 
 KERNEL = {  # variances of the parts, then length scales, then the correlation of unlike ways
     "target": 0.05,
@@ -27,6 +29,9 @@ KERNEL = {  # variances of the parts, then length scales, then the correlation o
     "unlike": 0.3,
 }
 _LEAST_NOISE = 1e-6
+_HEAD = KINDS.index("head")
+_USUAL_RATE = -3.0
+_SHARE_OF_HEADS_RATE = 0.3
 
 
 @dataclass(frozen=True)
@@ -62,9 +67,10 @@ def covariance(kernel: Mapping[str, float], landscape: Landscape, first: Points,
     depth_first = first.transferred / landscape.depths[first.source]
     depth_second = second.transferred / landscape.depths[second.source]
     level = same_source * _like(depth_first, depth_second, kernel["depth_scale"])
-    rate = _like(first.rate, second.rate, kernel["rate_scale"])
-    kinds = first.kinds(landscape)[:, None] == second.kinds(landscape)[None, :]
-    way = np.where(kinds, 1.0, kernel["unlike"]) * rate
+    kinds_first, kinds_second = first.kinds(landscape), second.kinds(landscape)
+    rates = _effective(first.rate, kinds_first), _effective(second.rate, kinds_second)
+    same_kind = kinds_first[:, None] == kinds_second[None, :]
+    way = np.where(same_kind, 1.0, kernel["unlike"]) * _like(*rates, kernel["rate_scale"])
     frozen_first = first.frozen / landscape.depths[first.source]
     frozen_second = second.frozen / landscape.depths[second.source]
     frozen = _like(frozen_first, frozen_second, kernel["frozen_scale"])
@@ -116,10 +122,16 @@ def condition(
         own *= np.where(tasks[:, None] == tasks[None, :], 1.0, likeness[:, None] * likeness[None, :])
         cross *= likeness[None, :]
     own[np.diag_indices_from(own)] += kernel["noise"] + noise + _LEAST_NOISE
-    factor = cho_factor(own, lower=True, check_finite=False)
-    solved = cho_solve(factor, cross.T, check_finite=False)
+    with _blas().limit(limits=1):  # threads cost more than they save on matrices of a few hundred rows
+        factor = cho_factor(own, lower=True, check_finite=False)
+        solved = cho_solve(factor, cross.T, check_finite=False)
     left = whole - np.einsum("mn,nm->m", cross, solved)
     return Posterior(mean + solved.T @ surprise, np.sqrt(np.maximum(left, 1e-9)))
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 def expected_improvement(posterior: Posterior, best: float) -> Array:
@@ -135,6 +147,13 @@ def _weights_of(landscape: Landscape, points: Points) -> Array:
     names = sorted(set(landscape.architectures))
     architecture = np.array([names.index(name) for name in landscape.architectures])
     return np.where(points.transferred > 0, points.source, len(landscape.sources) + architecture[points.source])
+
+
+def _effective(rates: Array, kinds: Ints) -> Array:
+    """Learning rates as they count: a head on frozen levels starts solved and hardly depends on its own."""
+    as_head = _USUAL_RATE + _SHARE_OF_HEADS_RATE * (rates - _USUAL_RATE)
+    effective: Array = np.where(kinds == _HEAD, as_head, rates)
+    return effective
 
 
 def _like(first: Array, second: Array, scale: float) -> Array:

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from autotransfer.errors import AutotransferError, TrainingError
 from autotransfer.search.budget import Budget
 from autotransfer.search.checkpoints import best_trial, drop_states, drop_weights, keep_weights, origin_of, state_file
-from autotransfer.search.events import EpochFinished, Listener, TrialFinished, TrialStarted
+from autotransfer.search.events import EpochFinished, Event, Listener, TrialFinished, TrialStarted
 from autotransfer.search.events import TrialState as TrialOutcome
 from autotransfer.search.first_trials import ALWAYS_RUN, SHARE_OF_ALWAYS_RUN
 from autotransfer.search.forecast import Forecast, refit_seconds
@@ -97,7 +97,9 @@ def run_trials(study: optuna.Study, strategy: Strategy, budget: Budget, listener
         if config is not None:
             _run_one(trial, config, study, strategy, forecast, budget, limits, listener)
         in_vain = 0 if len(trained_trials(study)) > trained else in_vain + 1
-    return ""
+    if in_vain >= _MAX_IN_VAIN:
+        return f"the last {in_vain} configurations that were chosen were not worth training, or not within the limits"
+    return f"{asked} configurations were chosen, as many as may be" if asked >= most else ""
 
 
 @contextmanager
@@ -171,7 +173,13 @@ def _run_one(
     limits: _Time,
     listener: Listener,
 ) -> None:
-    started, workshop = perf_counter(), strategy.workshop
+    started, workshop, training = perf_counter(), strategy.workshop, 0.0
+
+    def tell(event: Event) -> None:
+        nonlocal training
+        training += event.seconds if isinstance(event, EpochFinished) else 0.0
+        listener(event)
+
     role = str(trial.user_attrs.get("role", ""))
     proxies = {}
     if config.transferred_layers:
@@ -186,8 +194,11 @@ def _run_one(
         if not reason:
             trial.set_user_attr("trained", True)
             with heartbeat(trial):
-                outcome = _train_trial(trial, config, workshop, limits, role, forecast, listener)
-        trial.set_user_attr("seconds", perf_counter() - started)
+                outcome = _train_trial(trial, config, workshop, limits, role, forecast, tell)
+        seconds = perf_counter() - started
+        trial.set_user_attr("seconds", seconds)
+        if training:
+            trial.set_user_attr("overhead_seconds", max(0.0, seconds - training))
         if outcome.reason:
             trial.set_user_attr("reason", outcome.reason)
         study.tell(trial, outcome.value, state=outcome.state)

@@ -10,8 +10,9 @@ import numpy.typing as npt
 import torch
 
 from autotransfer.datasets import Dataset, DecodedImages
+from autotransfer.errors import StudyError
 from autotransfer.probing import fit_linear_head
-from autotransfer.search.candidates import Pool
+from autotransfer.search.candidates import Candidate, Pool
 from autotransfer.search.space import Space
 from autotransfer.settings import settings
 from autotransfer.sources import Source
@@ -118,6 +119,28 @@ def linear_probe_config(workshop: Workshop, source: str, level: int) -> Transfer
             learning_rate=0.0,
             epochs=0,
         ),
+    )
+
+
+def within_limits(workshop: Workshop) -> list[Candidate]:
+    """The candidates that keep within the hard limits.
+
+    Raises:
+        StudyError: none does; says what the smallest and the fastest one would need.
+    """
+    candidates, classes = workshop.pool.candidates, len(workshop.dataset.classes)
+    configs = (linear_probe_config(workshop, c.source.name, c.level) for c in candidates)
+    found = [c for c, config in zip(candidates, configs, strict=True) if not exceeds_limits(config, workshop)]
+    if found:
+        return found
+    levels = (candidate.source.levels[candidate.level - 1] for candidate in candidates)
+    smallest = min(level.parameter_count + (level.channels + 1) * classes for level in levels)
+    least = [f"the smallest has {smallest:,} parameters"]
+    if workshop.latencies_ms:
+        least.append(f"the fastest takes {min(workshop.latencies_ms.values()):.2f} ms an image")
+    raise StudyError(
+        f"no (source, level) keeps within --max-params / --max-latency: {', '.join(least)}. Loosen the limits, or "
+        "add smaller sources (--source)."
     )
 
 

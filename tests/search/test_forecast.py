@@ -3,6 +3,7 @@
 from dataclasses import replace
 from types import MappingProxyType
 
+import numpy as np
 import optuna
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,9 @@ from hypothesis import strategies as st
 from small_study import CONVNEXT, MOBILENET, config_of, new_study
 
 from autotransfer.search.candidates import Pool
-from autotransfer.search.forecast import Forecast, refit_seconds
+from autotransfer.search.forecast import Forecast, nominal_seconds, refit_seconds
+from autotransfer.search.prior import Points
+from autotransfer.search.strategy import Strategy
 
 NOTHING_KNOWN: MappingProxyType[str, list[float]] = MappingProxyType({})
 IMAGES = 900
@@ -46,6 +49,14 @@ def test_a_cut_network_takes_its_share_of_the_work(timed_pool, level):
 def test_a_network_with_its_upper_layers_kept_takes_the_whole_time(timed_pool, level):
     kept = config_of(CONVNEXT, level, upper_layers="reinit")
     assert forecast(timed_pool).forward_seconds(kept) == pytest.approx(0.9)
+
+
+def test_where_the_clock_has_no_say_dearer_is_what_computes_more(make_workshop):
+    landscape = Strategy("proxy", make_workshop()).landscape
+    shapes = [(0, 1, True, 1, -3.0), (0, 1, True, 0, -3.0), (0, 2, True, 0, -3.0), (0, 2, False, 0, -3.0)]
+    seconds = nominal_seconds(Points.of(shapes), landscape, np.full(4, 8), 4)
+    assert (np.diff(seconds) > 0).all()
+    assert (nominal_seconds(Points.of(shapes), landscape, np.full(4, 16), 4) > seconds).all()
 
 
 def test_before_any_trial_training_takes_several_forward_passes_an_epoch(timed_pool):

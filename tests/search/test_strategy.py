@@ -51,7 +51,7 @@ def test_many_forecasts_at_once_are_those_of_each(workshop, data):
     f, drop = data.draw(st.integers(0, k)), data.draw(st.booleans()) or k == depth
     epochs = data.draw(st.integers(1, 9))
     ratios = {CONVNEXT: [3.0, 5.0]} if data.draw(st.booleans()) else {}
-    forecast = Forecast(workshop.pool, 70, ratios, workshop.space.training.cached_views, starts=(2.0, 4.0))
+    forecast = Forecast(workshop.pool, 70, ratios, workshop.space.training.cached_views, overheads=(2.0, 4.0))
     config = config_of(known.sources[row], k, upper_layers="drop" if drop else "reinit", frozen_layers=f, epochs=epochs)
     config = canonical(with_training(workshop, config), depth)
     point = Points.of([(row, k, bool(drop and k), f, -3.0)])
@@ -128,6 +128,28 @@ def test_optunas_own_tools_work_on_such_a_study(make_workshop):
     assert set(optuna.importance.get_param_importances(study)) <= set(study.trials[0].params)
     assert len(study.trials_dataframe()) == 5
     assert study.best_trial.value == max(t.value for t in study.trials if t.value is not None)
+
+
+def test_optunas_visualisations_show_such_a_study(make_workshop):
+    study = new_study()
+    run_trials(study, Strategy("proxy", make_workshop()), unlimited(5), Told())
+    names = ["source", "transferred_layers", "frozen_layers", "learning_rate"]
+    show = optuna.visualization
+    for figure in (
+        show.plot_optimization_history(study),
+        show.plot_intermediate_values(study),
+        show.plot_parallel_coordinate(study, names),
+        show.plot_slice(study, names),
+        show.plot_param_importances(study),
+        show.plot_timeline(study),
+    ):
+        assert len(figure.data) > 0
+
+
+def test_a_search_that_finds_nothing_worth_training_says_so(make_workshop):
+    study = new_study()
+    strategy = Strategy("random", make_workshop(max_parameters=1))
+    assert "not within the limits" in run_trials(study, strategy, unlimited(50), Told())
 
 
 def test_where_nothing_is_to_be_gained_the_search_stops_and_says_why(make_workshop):

@@ -41,6 +41,14 @@ class Call:
         return self.answer
 
 
+def alternative(
+    trial: int | None, source: str, upper: str, score: float, parameters: int, size: float
+) -> dict[str, Any]:
+    shape = {"transferred_layers": 2, "upper_layers": upper, "frozen_layers": 1}
+    size_and_time = {"parameters": parameters, "size_mb": size, "latency_ms": 1.25}
+    return {"trial": trial, "source": source, "val_score": score, **shape, **size_and_time}
+
+
 def an_answer() -> Any:
     config = TransferConfig(
         source="embedded:b", transferred_layers=2, upper_layers="reinit", frozen_layers=1, learning_rate=1e-3
@@ -61,6 +69,10 @@ def an_answer() -> Any:
         test=score,
         baselines={"linear_probe": baseline},
         why=["It won [by 8 points]."],
+        alternatives=[
+            alternative(4, "embedded:b", "reinit", 0.95, 2_000_000, 8.0),
+            alternative(None, "embedded:a", "drop", 0.85, 5_000, 0.02),
+        ],
         sources=ranking,
         trials=pd.DataFrame({"state": ["complete", "pruned", "complete"]}),
         cost={"probing": 2.0, "search": 61.0},
@@ -161,6 +173,10 @@ def test_recommend_prints_the_answer_and_its_evidence(run: Any, recommend: Call)
         "test accuracy: 0.9300 [0.9000, 0.9600], 360 images",
         "- It won [by 8 points].",
         "+0.0800",
+        "2 + new above",
+        "8.00",
+        "probe",
+        "1.25",
         "1.2M",
         "trials: 2 complete, 1 pruned",
         "probing 2.0s, search 1m 1s",
